@@ -1,0 +1,28 @@
+# `make` sets up .venv and regenerates everything; `make test` sets up .venv and runs the tests.
+# Another run: make CONFIG=config/reviews.yaml
+
+PYTHON ?= python3.11
+CONFIG ?= config.yaml
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: all test
+all: .venv/run
+	snakemake --cores all --configfile $(CONFIG)
+
+test: .venv/dev
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+	pytest -m "not slow"
+	pytest -m slow
+
+.venv/run: pyproject.toml envs/constraints.txt
+	$(PYTHON) -m venv .venv
+	pip install --quiet --constraint envs/constraints.txt torch==2.13.0
+	pip install --quiet --constraint envs/constraints.txt --editable .
+	touch $@
+
+.venv/dev: .venv/run
+	pip install --quiet --constraint envs/constraints.txt --editable .[dev]
+	touch $@

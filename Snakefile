@@ -1,0 +1,28 @@
+"""Every table of "Mix- and MoE-DPO", from raw reviews to print."""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/assets.smk"
+include: "workflow/rules/sft.smk"
+include: "workflow/rules/completions.smk"
+include: "workflow/rules/rewards.smk"
+include: "workflow/rules/preferences.smk"
+include: "workflow/rules/policies.smk"
+include: "workflow/rules/evaluations.smk"
+include: "workflow/rules/paper.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        expand("paper_tables/{run}/{table}.manifest.json", run=config["run"], table=TABLES),

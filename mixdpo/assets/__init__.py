@@ -1,0 +1,1 @@
+"""The data and models a run starts from."""

@@ -1,0 +1,62 @@
+"""Models and datasets from the Hugging Face hub, each at a pinned revision; the only place that may use a network."""
+
+from itertools import islice
+from pathlib import Path
+
+import pandas as pd
+
+from mixdpo.errors import UserError
+
+
+def _unreachable(asset: str, repository: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UserError(
+        f"assets.{asset}: expected to fetch {repository} from the hub, found: {reason}; "
+        f"without a network set assets.{asset}.source to local and assets.{asset}.local to a copy"
+    )
+
+
+def fetch_model(asset: str, repository: str, revision: str, to: Path) -> None:
+    """Download the files that transformers loads (configuration, tokenizer, safetensors) of one revision into `to`."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(
+            repository,
+            revision=revision,
+            local_dir=to,
+            allow_patterns=["*.json", "*.txt", "*.model", "model*.safetensors"],
+        )
+    except Exception as error:  # the hub's errors share no base class: offline, not found, refused, revision unknown
+        raise _unreachable(asset, f"{repository}@{revision}", error) from error
+    for leftover in sorted((to / ".cache").rglob("*"), reverse=True):
+        leftover.unlink() if leftover.is_file() else leftover.rmdir()
+    if (to / ".cache").exists():
+        (to / ".cache").rmdir()
+
+
+def read_dataset(entry: dict) -> pd.DataFrame:
+    """The first `rows` rows (all without that key) of one split of a hub dataset, streamed; column text guaranteed.
+
+    An entry names repository, revision, hub_split and, for repositories of plain files, data_files. `columns`
+    renames the hub's columns, and `positive_from` / `negative_to` turn a rating into a label.
+    """
+    from datasets import load_dataset
+
+    try:
+        stream = load_dataset(
+            entry["repository"],
+            revision=entry["revision"],
+            data_files=entry.get("data_files"),
+            split=entry["hub_split"],
+            streaming=True,
+        )
+        frame = pd.DataFrame(list(islice(stream, entry.get("rows"))))
+    except Exception as error:  # as above
+        raise _unreachable("reviews", f"{entry['repository']}@{entry['revision']}", error) from error
+    frame = frame.rename(columns=entry.get("columns", {}))
+    if "positive_from" in entry:
+        frame["label"] = frame["rating"].map(
+            lambda r: 1 if r >= entry["positive_from"] else 0 if r <= entry["negative_to"] else None
+        )
+    return frame

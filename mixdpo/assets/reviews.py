@@ -1,0 +1,104 @@
+"""The review corpus of a run, from the embedded world, from local files or from the hub, in one form."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from pyarrow import ArrowInvalid
+
+from mixdpo.artifact import sha256
+from mixdpo.assets import embedded, hub
+from mixdpo.corpus import COLUMNS
+from mixdpo.errors import UserError
+from mixdpo.runtime import Runtime
+
+LABELS = {0: 0, 1: 1, "neg": 0, "pos": 1, "negative": 0, "positive": 1}
+PRIORITY = {"test": 0, "train": 1, "base": 2}  # a text that stands in two splits stays in the first of these
+
+
+def embedded_reviews(spec: dict) -> pd.DataFrame:
+    """`spec["sizes"]`: domain → split → number of reviews, written by the project's own grammar."""
+    rows = []
+    for domain, sizes in spec["sizes"].items():
+        splits = [split for split in ("base", "train", "test") for _ in range(sizes[split])]
+        for i, (split, review) in enumerate(
+            zip(splits, embedded.reviews(domain, len(splits), spec["seed"]), strict=True)
+        ):
+            rows.append((f"{domain}-{i}", review.text, review.label, review.rating, domain, split))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def read_file(entry: dict) -> pd.DataFrame:
+    """One parquet file with a `text` column, and `id`, `label`, `rating` where it has them, as corpus rows.
+
+    An entry names its path, domain and split; without a split, `test_share` of the rows, drawn by `seed`, are test
+    and the rest train.
+    """
+    path = Path(entry["path"])
+    try:
+        frame = pq.read_table(path).to_pandas()
+    except (ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: expected a parquet file, found: {str(error).splitlines()[0]}") from None
+    return as_corpus(frame, entry, str(path), path.stem)
+
+
+def as_corpus(frame: pd.DataFrame, entry: dict, where: str, stem: str) -> pd.DataFrame:
+    """Check columns, types and labels of raw reviews and give them the corpus's columns."""
+    if "text" not in frame or not len(frame):
+        raise UserError(f"{where}: expected rows with a column text, found {len(frame)} rows of {list(frame)}")
+    if not frame["text"].map(lambda t: isinstance(t, str)).all():
+        raise UserError(f"{where}: expected strings in column text, found {frame['text'].map(type).iloc[0].__name__}")
+    label = frame["label"] if "label" in frame else pd.Series(None, frame.index, dtype=object)
+    unknown = {v for v in label.dropna().unique() if v not in LABELS and v != -1}
+    if unknown:
+        raise UserError(f"{where}: expected labels 0, 1, neg, pos or none in column label, found {sorted(unknown)}")
+    split = entry.get("split")
+    if split is None:
+        rng = np.random.default_rng(entry["seed"])
+        split = np.where(rng.permutation(len(frame)) < entry["test_share"] * len(frame), "test", "train")
+    ids = frame["id"] if "id" in frame else pd.Series(range(len(frame)), frame.index)
+    return pd.DataFrame(
+        {
+            "id": f"{entry['domain']}-{stem}-" + ids.astype(str),
+            "text": frame["text"],
+            "label": label.map(LABELS.get),
+            "rating": frame["rating"] if "rating" in frame else None,
+            "domain": entry["domain"],
+            "split": split,
+        }
+    )
+
+
+def clean(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Drop empty texts and duplicates (a test text leaves train and base); count what was dropped."""
+    text = frame["text"].str.strip()
+    counts = {"read": len(frame), "empty": int((text == "").sum())}
+    frame = frame[text != ""]
+    order = frame["split"].map(PRIORITY).sort_values(kind="stable").index
+    twice = frame.loc[order].duplicated("text").reindex(frame.index)
+    counts |= {"duplicates": int(twice.sum()), "kept": int((~twice).sum())}
+    frame = frame[~twice].reset_index(drop=True)
+    return frame.astype({"label": "Int64", "rating": "Float64"}), counts
+
+
+def reviews(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **files: Path) -> None:
+    """Write `reviews.parquet` (columns of `corpus.COLUMNS`) and `counts.json` (rows, drops, SHA-256 of sources)."""
+    if spec["source"] == "embedded":
+        raw = embedded_reviews(spec)
+    elif spec["source"] == "local":
+        raw = pd.concat([read_file(entry) for entry in spec["files"]], ignore_index=True)
+    else:
+        raw = pd.concat(
+            [as_corpus(hub.read_dataset(e), e, e["repository"], e["split"]) for e in spec["datasets"]],
+            ignore_index=True,
+        )
+    frame, counts = clean(raw)
+    if frame.empty:
+        raise UserError(f"assets.reviews: expected reviews with text, found {counts}")
+    sizes = frame.groupby(["domain", "split"]).size()
+    counts["rows"] = {f"{domain}/{split}": int(n) for (domain, split), n in sizes.items()}
+    counts["sources"] = {path.name: sha256(path) for path in files.values()}
+    frame.to_parquet(out / "reviews.parquet", index=False)
+    (out / "counts.json").write_text(json.dumps(counts, indent=2, sort_keys=True))

@@ -1,0 +1,134 @@
+"""The configuration: checked as a whole, then handed out in slices, one per stage."""
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from jsonschema import Draft202012Validator, ValidationError
+
+from mixdpo.errors import UserError
+
+SCHEMA = Path(__file__).parent.parent / "workflow/schemas/config.schema.yaml"
+
+
+def validate(config: dict) -> None:
+    """Raise `UserError`, one line for the first fault: the key, what was expected, what was found."""
+    validator = Draft202012Validator(yaml.safe_load(SCHEMA.read_text()))
+    faults = sorted(validator.iter_errors(config), key=lambda e: (e.validator != "additionalProperties", str(e.path)))
+    for fault in faults:
+        raise UserError(_one_line(fault))
+    _check_relations(config)
+
+
+def _one_line(fault: ValidationError) -> str:
+    key = ".".join(str(part) for part in fault.absolute_path) or "config"
+    if fault.validator in ("additionalProperties", "propertyNames") and isinstance(fault.instance, dict):
+        known = sorted(fault.schema.get("properties", {}))
+        unknown = next((k for k in fault.instance if k not in known), None)
+        near = difflib.get_close_matches(str(unknown), known, 1)
+        return f"{key}: expected the keys {', '.join(known)}; found {unknown}" + (
+            f"; did you mean {near[0]}?" if near else ""
+        )
+    expected = {
+        "enum": lambda: f"one of {', '.join(map(str, fault.validator_value))}",
+        "required": lambda: f"the key {next(k for k in fault.validator_value if k not in fault.instance)}",
+        "type": lambda: f"{fault.validator_value}",
+        "minimum": lambda: f"a number ≥ {fault.validator_value}",
+        "maximum": lambda: f"a number ≤ {fault.validator_value}",
+        "exclusiveMinimum": lambda: f"a number > {fault.validator_value}",
+        "exclusiveMaximum": lambda: f"a number < {fault.validator_value}",
+        "minItems": lambda: f"at least {fault.validator_value} entries",
+        "maxItems": lambda: f"at most {fault.validator_value} entries",
+        "pattern": lambda: f"text that matches {fault.validator_value}",
+        "uniqueItems": lambda: "entries that differ from each other",
+        "oneOf": lambda: "either split, or test_share with seed",
+    }.get(fault.validator, lambda: f"{fault.validator} {fault.validator_value}")()
+    found = sorted(fault.instance) if isinstance(fault.instance, dict) else fault.instance
+    return f"{key}: expected {expected}, found {found!r}; correct it in the configuration"
+
+
+def _check_relations(config: dict) -> None:
+    """What a schema cannot say: keys that must fit each other, and files that must exist."""
+    assets, completions = config["assets"], config["completions"]
+    shortest, longest = completions["prompt_tokens"]
+    if shortest > longest:
+        raise UserError(f"completions.prompt_tokens: expected [shortest, longest], found [{shortest}, {longest}]")
+    for name in ("base", "classifier"):
+        size = assets[name]["reviews"]
+        if size["width"] % size["heads"]:
+            raise UserError(
+                f"assets.{name}.reviews.heads: expected a divisor of width {size['width']}, found {size['heads']}"
+            )
+    size = assets["base"]["reviews"]
+    for stage in ("completions", "evaluations"):
+        needed = longest + config[stage]["max_new_tokens"]
+        if assets["base"]["source"] == "reviews" and needed > size["positions"]:
+            raise UserError(
+                f"assets.base.reviews.positions: expected at least {needed} (longest prompt + {stage}.max_new_tokens), "
+                f"found {size['positions']}"
+            )
+    if (
+        assets["base"]["source"] == "reviews"
+        and max(size["max_tokens"], config["sft"]["max_tokens"]) > size["positions"]
+    ):
+        raise UserError(f"assets.base.reviews.positions: expected at least max_tokens, found {size['positions']}")
+    for key, path in [(f"assets.{asset}", p) for asset in assets for p in asset_files(config, asset).values()]:
+        if not Path(path).is_file():
+            raise UserError(f"{key}.local: expected a file, found no {path}; correct the path or the source")
+
+
+def asset_files(config: dict, asset: str) -> dict[str, str]:
+    """Local files that the asset is made from, by input name: what a job must wait for and be redone after."""
+    section = config["assets"][asset]
+    if section["source"] != "local":
+        return {}
+    if asset == "reviews":
+        return {f"file{i}": entry["path"] for i, entry in enumerate(section["local"]["files"])}
+    known_by = "meta.json" if asset == "pipeline" else "config.json"
+    return {"model": f"{section['local']['path']}/{known_by}"}
+
+
+def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table: str = "") -> dict:
+    """The slice of the configuration that one job may see. `policy` is `reference` or `METHOD/seedN`."""
+    chosen = config["experiments"].get(experiment, {})
+    match stage:
+        case "reviews" | "base" | "classifier" | "pipeline":
+            section = config["assets"][stage]
+            return {"source": section["source"], **section[section["source"]]}
+        case "sft":
+            return config["sft"] | {"domains": chosen["domains"]}
+        case "completions":
+            return config["completions"] | {"domains": chosen["domains"], "split": "train"}
+        case "rewards":
+            return {"names": chosen["rewards"]}
+        case "validity":
+            return config["rewards"]["validity"]
+        case "preferences":
+            return config["preferences"] | {"styles": chosen["rewards"]}
+        case "reference":
+            return {}
+        case "policies":
+            method, seed = policy.split("/seed")
+            return config["policies"]["training"] | config["policies"]["methods"][method] | {"seed": int(seed)}
+        case "evaluations":
+            prompts = {"prompt_tokens": config["completions"]["prompt_tokens"], "per_prompt": 1, "split": "test"}
+            return config["evaluations"] | prompts | {"domains": chosen["domains"]}
+        case "paper":
+            return {"table": table}
+    raise UserError(f"expected a stage, found {stage}")
+
+
+def policies_of(config: dict, method: str) -> list[str]:
+    """The policies of a method, one per training seed; the reference policy has none."""
+    return ["reference"] if method == "reference" else [f"{method}/seed{seed}" for seed in config["seeds"]]
+
+
+def published(folder: Path) -> dict[str, dict]:
+    """The paper as data: the tables of `folder` by name."""
+    return {path.stem: yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yaml"))}
+
+
+def methods_of(table: dict) -> Iterator[str]:
+    """The methods whose policies a table compares, in the order of its rows."""
+    yield from dict.fromkeys(row["policy"] for row in table.get("rows", []))

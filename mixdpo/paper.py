@@ -1,0 +1,167 @@
+"""Tables in print: ours beside the published values, as csv (every digit), Markdown and LaTeX."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from tabulate import tabulate
+
+from mixdpo.runtime import Runtime
+from mixdpo.statistics import mean_and_se, standardised
+
+
+def paper(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: Path, **artifacts: Path) -> None:
+    """Write `TABLE.csv` with one row a cell, and `TABLE.md` and `TABLE.tex` as they are read.
+
+    `artifacts` are named `stage:policy` or `stage:experiment`, as the table's kind needs them.
+    """
+    table = yaml.safe_load(published.read_text())
+    cells, grid = KINDS[table["kind"]](table, artifacts)
+    cells.to_csv(out / f"{spec['table']}.csv", index=False)
+    for suffix, fmt in ("md", "github"), ("tex", "latex_booktabs"):
+        text = tabulate(grid, headers="keys", tablefmt=fmt, showindex=False, disable_numparse=True, missingval="")
+        if suffix == "tex":
+            text = text.replace("±", r"$\pm$").replace("σ", r"$\sigma$").replace("‖", r"$\|$").replace("π", r"$\pi$")
+            (out / f"{spec['table']}.tex").write_text(f"% {table['title']}\n{text}\n")
+        else:
+            (out / f"{spec['table']}.md").write_text(f"**{table['title']}** ({table['where']})\n\n{text}\n")
+
+
+def samples(artifacts: dict[str, Path], policy: str) -> pd.DataFrame:
+    """Completions and rewards of a method's policies, every training seed: one row a completion, column seed."""
+    frames = []
+    for name, folder in artifacts.items():
+        stage, _, which = name.partition(":")
+        if stage == "completions" and which.split("/")[0] == policy:
+            scores = pd.read_parquet(artifacts[f"rewards:{which}"] / "scores.parquet")
+            frame = pd.read_parquet(folder / "completions.parquet").merge(
+                scores, on=["prompt_id", "sample"], validate="1:1"
+            )
+            frames.append(frame.assign(seed=which.partition("/seed")[2]))
+    return pd.concat(frames, ignore_index=True)
+
+
+def per_prompt(frame: pd.DataFrame, column: str) -> pd.Series:
+    """Mean over training seeds for each test prompt: what the standard error over prompts is taken of."""
+    return frame.groupby("prompt_id")[column].mean()
+
+
+def cell(row: str, column: str, frame: pd.DataFrame) -> dict:
+    """Mean ± SE over test prompts, and the spread (SD) of the means of several training seeds."""
+    mean, se = mean_and_se(per_prompt(frame, column))
+    seeds = frame.groupby("seed")[column].mean()
+    return {
+        "row": row,
+        "column": column,
+        "mean": mean,
+        "se": se,
+        "prompts": frame["prompt_id"].nunique(),
+        "seeds": len(seeds),
+        "seed_sd": seeds.std() if len(seeds) > 1 else np.nan,
+    }
+
+
+def show(mean: float, se: float, digits: int = 3) -> str:
+    return f"{mean:.{digits}f} ± {se:.{digits}f}"
+
+
+def rewards_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows are policies, columns rewards; every published value is kept with the place where it is printed."""
+    cells, grid = [], []
+    for row in table["rows"]:
+        frame, line = samples(artifacts, row["policy"]), {"Model": row["name"]}
+        for column, heading in table["columns"].items():
+            ours = cell(row["name"], column, frame)
+            printed = row.get("published", {}).get(column, [])
+            cells += [
+                ours | {"published_mean": p["mean"], "published_se": p["se"], "published_where": p["where"]}
+                for p in printed or [{"mean": np.nan, "se": np.nan, "where": ""}]
+            ]
+            spread = f" (seeds {ours['seed_sd']:.3f})" if ours["seeds"] > 1 else ""
+            line[heading] = show(ours["mean"], ours["se"]) + spread
+            line[f"{heading}, published"] = "; ".join(show(p["mean"], p["se"]) for p in printed)
+        grid.append(line | {"n": ours["prompts"]})
+    return pd.DataFrame(cells), pd.DataFrame(grid)
+
+
+def alignment_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Gain over the reference in its own standard deviations, paired by prompt, beside KL(π ‖ π_ref) in nats."""
+    reference = samples(artifacts, "reference")
+    base = reference.assign(gain=standardised(reference, reference, table["rewards"]))
+    cells, grid = [], []
+    for row in table["rows"]:
+        frame = samples(artifacts, row["policy"])
+        own = per_prompt(frame.assign(gain=standardised(frame, reference, table["rewards"])), "gain")
+        gain, gain_se = mean_and_se(own - per_prompt(base, "gain"))
+        kl, kl_se = mean_and_se(per_prompt(frame.assign(kl=frame["log_prob"] - frame["reference_log_prob"]), "kl"))
+        tokens = frame["completion_ids"].str.len().mean()
+        cells += [
+            {"row": row["name"], "column": "gain", "mean": gain, "se": gain_se, "prompts": len(own)},
+            {"row": row["name"], "column": "kl", "mean": kl, "se": kl_se, "prompts": len(own)},
+            {"row": row["name"], "column": "tokens", "mean": tokens, "se": np.nan, "prompts": len(own)},
+        ]
+        is_reference = row["policy"] == "reference"
+        grid.append(
+            {
+                "Model": row["name"],
+                "Mean standardised gain (σ of the reference)": "0" if is_reference else show(gain, gain_se),
+                "Gain / SE": "" if is_reference else f"{gain / gain_se:.1f}",
+                "KL(π ‖ π_ref), nats": show(kl, kl_se, 2),
+                "Tokens per completion": f"{tokens:.1f}",
+                "n": len(own),
+            }
+        )
+    return pd.DataFrame(cells), pd.DataFrame(grid)
+
+
+def validity_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The validity stage's figures: rewards and tests down, kinds of text across."""
+    cells = pd.read_csv(artifacts["validity"] / "validity.csv")
+    shown = cells.assign(value=cells["value"].map("{:.3f}".format) + " (n = " + cells["n"].astype(str) + ")")
+    grid = shown.pivot(index=["reward", "test", "metric"], columns="text", values="value")
+    return cells, grid.sort_index(axis=1, ascending=False).reset_index()
+
+
+def training_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Test perplexity per token before and after fine-tuning, and the triplets per style."""
+    cells = []
+    for experiment in table["experiments"]:
+        for line in pd.read_csv(artifacts[f"sft:{experiment}"] / "perplexity.csv").itertuples():
+            where = {"experiment": experiment, "of": line.domain, "n": line.reviews}
+            cells += [
+                where | {"figure": f"perplexity {when} SFT", "value": getattr(line, when)}
+                for when in ("before", "after")
+            ]
+        counts = pd.read_csv(artifacts[f"preferences:{experiment}"] / "counts.csv")
+        for line in counts.itertuples():
+            where = {"experiment": experiment, "of": line.style, "n": line.pairs}
+            cells += [where | {"figure": f, "value": getattr(line, f)} for f in ("ties", "train", "validation")]
+        agreement = pd.read_csv(artifacts[f"preferences:{experiment}"] / "agreement.csv")
+        for line in agreement.itertuples():
+            of = f"{line.style} and {line.other}"
+            cells.append(
+                {"experiment": experiment, "of": of, "n": line.pairs, "figure": "agreement", "value": line.agreement}
+            )
+    cells = pd.DataFrame(cells)
+    whole = cells["value"] == cells["value"].round()
+    shown = cells["value"].map("{:.3f}".format).where(~whole, cells["value"].map("{:.0f}".format))
+    grid = pd.DataFrame(
+        {
+            "Experiment": cells["experiment"],
+            "Of": cells["of"],
+            "Figure": cells["figure"],
+            "Value": shown,
+            "n": cells["n"],
+        }
+    )
+    return cells, grid
+
+
+KINDS = {
+    "rewards": rewards_table,
+    "alignment": alignment_table,
+    "validity": validity_table,
+    "training": training_table,
+}
+"""Kind of table → function of its published form and the artifacts: (one row a cell, the grid as printed)."""

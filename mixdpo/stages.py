@@ -1,0 +1,18 @@
+"""The stages by name: where each one's function lives, importable without importing it."""
+
+STAGES = {
+    "reviews": "mixdpo.assets.reviews",
+    "base": "mixdpo.assets.base",
+    "classifier": "mixdpo.assets.classifier",
+    "pipeline": "mixdpo.assets.pipeline",
+    "sft": "mixdpo.sft",
+    "completions": "mixdpo.completions",
+    "rewards": "mixdpo.rewards",
+    "validity": "mixdpo.validity",
+    "preferences": "mixdpo.preferences",
+    "reference": "mixdpo.reference",
+    "policies": "mixdpo.policies",
+    "evaluations": "mixdpo.evaluations",
+    "paper": "mixdpo.paper",
+}
+"""Stage name → module; the function has the name of the stage."""

@@ -1,0 +1,94 @@
+"""One training loop for every model: batches, precision, schedule, curve, and a resume that gives the same bytes."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mixdpo.errors import UserError
+from mixdpo.runtime import Runtime
+
+SAVING_SHARE = 0.03  # of the training time may go into resume state
+
+
+def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Indices of every batch of one epoch; sequences of similar length share a batch, to waste little padding.
+
+    A pure function of its arguments, so that a resumed run sees the same batches. Rows are shuffled, sorted by
+    length within windows of 20 batches, cut into batches, and the batches shuffled.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order, lengths = rng.permutation(len(lengths)), np.asarray(lengths)
+    window = 20 * batch_size
+    windows = [order[i : i + window] for i in range(0, len(order), window)]
+    order = np.concatenate([w[np.argsort(lengths[w], kind="stable")] for w in windows])
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def learning_rate_factor(step: int, steps: int, warmup: float, schedule: str) -> float:
+    """Share of the peak learning rate at `step` of `steps`: linear warm-up, then constant, linear or cosine."""
+    warm = max(1, round(warmup * steps))
+    if step < warm:
+        return (step + 1) / warm
+    done = (step - warm) / max(1, steps - warm)
+    return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + np.cos(np.pi * done))}[schedule]
+
+
+def fit(
+    model: nn.Module,
+    lengths: Sequence[int],
+    loss: Callable[[np.ndarray], tuple[Tensor, dict[str, float]]],
+    *,
+    spec: dict,
+    runtime: Runtime,
+    resume: Path,
+) -> pd.DataFrame:
+    """Train `model` in place and return its curve, one row per step.
+
+    `loss` maps the indices of a batch to a scalar and to what the curve shows beside it. `spec` holds epochs,
+    batch_size, learning_rate, warmup (share of the steps), schedule, weight_decay, max_grad_norm and seed.
+    State goes to `resume` as often as SAVING_SHARE allows; killed at any moment, the next call continues from
+    there and ends with the same weights. Raises `UserError` when the loss is not finite.
+    """
+    batches = [b for e in range(spec["epochs"]) for b in epoch_batches(lengths, spec["batch_size"], spec["seed"], e)]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=spec["learning_rate"], weight_decay=spec["weight_decay"])
+    state_file, first, rows = resume / "training.pt", 0, []
+    if state_file.exists():
+        state = torch.load(state_file, map_location=runtime.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first, rows = state["step"], state["rows"]
+    saved_at, cost = time.monotonic(), 0.0
+    progress = tqdm(range(first, len(batches)), initial=first, total=len(batches), mininterval=2, unit="step")
+    for step in progress:
+        torch.manual_seed(spec["seed"] * 1_000_003 + step)
+        factor = learning_rate_factor(step, len(batches), spec["warmup"], spec["schedule"])
+        for group in optimizer.param_groups:
+            group["lr"] = spec["learning_rate"] * factor
+        with runtime.autocast():
+            value, shown = loss(batches[step])
+        value.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), spec["max_grad_norm"])
+        if not torch.isfinite(value + norm):
+            raise UserError(
+                f"training step {step}: expected a finite loss, found {value.item()} (gradient norm {norm.item()}); "
+                "lower learning_rate or set runtime.precision to fp32"
+            )
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        rows.append({"step": step, "loss": value.item(), **shown, "gradient_norm": norm.item(), "rate": factor})
+        progress.set_postfix(loss=f"{rows[-1]['loss']:.4f}", refresh=False)
+        if time.monotonic() - saved_at > cost / SAVING_SHARE:
+            started = time.monotonic()
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "rows": rows}
+            torch.save(state, state_file.with_suffix(".tmp"))
+            os.replace(state_file.with_suffix(".tmp"), state_file)
+            saved_at, cost = time.monotonic(), time.monotonic() - started
+    return pd.DataFrame(rows)

@@ -1,0 +1,88 @@
+"""Every configuration in the repository is valid; every kind of fault is one line that names its key."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+from snakemake.utils import update_config
+
+from mixdpo.config import spec, validate
+from mixdpo.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+def overlaid(path: Path) -> dict:
+    config = copy.deepcopy(DEFAULT)
+    update_config(config, yaml.safe_load(path.read_text()))
+    return config
+
+
+@pytest.mark.parametrize(
+    "path", [*sorted((ROOT / "config").glob("*.yaml")), ROOT / "tests/tiny.yaml"], ids=lambda p: p.stem
+)
+def test_overlays_are_valid(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = overlaid(path)
+    if config["assets"]["reviews"]["source"] == "local" and not Path("../shared/assets").is_dir():
+        pytest.skip("the local reviews of this overlay are not on this machine")
+    validate(config)
+
+
+def test_default_is_valid():
+    validate(DEFAULT)
+
+
+def changed(key: str, value) -> dict:
+    config = copy.deepcopy(DEFAULT)
+    *path, last = key.split(".")
+    section = config
+    for part in path:
+        section = section[part]
+    section[last] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("sft.learning_rte", 1, ["sft:", "learning_rte", "did you mean learning_rate?"]),
+        ("sft.learning_rate", -1, ["sft.learning_rate", "> 0", "-1"]),
+        ("sft.epochs", "two", ["sft.epochs", "integer", "two"]),
+        ("runtime.device", "tpu", ["runtime.device", "cuda", "tpu"]),
+        ("seeds", [], ["seeds", "at least 1"]),
+        ("seeds", [0, 0], ["seeds", "differ"]),
+        ("assets.reviews.source", "disk", ["assets.reviews.source", "embedded", "disk"]),
+        ("assets.base.hub.revision", "main", ["assets.base.hub.revision", "main"]),
+        ("completions.prompt_tokens", [9, 2], ["completions.prompt_tokens", "[9, 2]"]),
+        ("completions.max_new_tokens", 1000, ["positions", "1008", "128"]),
+        ("assets.base.reviews.heads", 3, ["assets.base.reviews.heads", "divisor", "3"]),
+        ("policies.methods.dpo", {}, ["policies.methods.dpo", "beta"]),
+        ("experiments.multi_reward.domains", [], ["experiments.multi_reward.domains", "at least 1"]),
+    ],
+)
+def test_faults_are_one_line(key, value, words):
+    with pytest.raises(UserError) as error:
+        validate(changed(key, value))
+    message = str(error.value)
+    assert "\n" not in message and len(message) < 300
+    for word in words:
+        assert word in message, message
+
+
+def test_missing_local_file_is_named():
+    config = changed("assets.reviews.source", "local")
+    config["assets"]["reviews"]["local"]["files"] = [{"path": "nowhere.parquet", "domain": "movie", "split": "train"}]
+    with pytest.raises(UserError, match=r"assets\.reviews.*nowhere\.parquet"):
+        validate(config)
+
+
+def test_a_spec_holds_its_slice_only():
+    """An edited evaluation setting changes the specs of evaluations and of nothing else."""
+    edited = changed("evaluations.prompts", 77)
+    stages = "reviews base classifier pipeline sft completions rewards validity preferences reference policies".split()
+    for stage in stages:
+        assert spec(DEFAULT, stage, "multi_reward", "dpo/seed0") == spec(edited, stage, "multi_reward", "dpo/seed0")
+    assert spec(DEFAULT, "evaluations", "multi_reward") != spec(edited, "evaluations", "multi_reward")

@@ -1,0 +1,102 @@
+# Bring the review corpus into one form.
+rule reviews:
+    input:
+        unpack(lambda wildcards: asset_files(config, "reviews")),
+    output:
+        f"{RESULTS}/assets/reviews/manifest.json",
+    log:
+        f"logs/{config['run']}/assets/reviews.log",
+    benchmark:
+        f"{RESULTS}/runs/assets--reviews.tsv"
+    conda:
+        "../../envs/mixdpo.yaml"
+    threads: 1
+    resources:
+        device=DEVICE,
+        precision=PRECISION,
+    params:
+        spec=spec_of("reviews"),
+        code=code_of("reviews"),
+        facts=f"{RESULTS}/runs",
+        inputs=named,
+    shell:
+        "python -m mixdpo reviews" + COMMAND
+
+
+# Train the base language model on reviews, or obtain a checkpoint.
+rule base:
+    input:
+        unpack(lambda wildcards: asset_files(config, "base")),
+        reviews=f"{RESULTS}/assets/reviews/manifest.json",
+    output:
+        f"{RESULTS}/assets/base/manifest.json",
+    log:
+        f"logs/{config['run']}/assets/base.log",
+    benchmark:
+        f"{RESULTS}/runs/assets--base.tsv"
+    conda:
+        "../../envs/mixdpo.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
+        device=DEVICE,
+        precision=PRECISION,
+    params:
+        spec=spec_of("base"),
+        code=code_of("base"),
+        facts=f"{RESULTS}/runs",
+        inputs=named,
+    shell:
+        "python -m mixdpo base" + COMMAND
+
+
+# Train the sentiment classifier, or obtain a checkpoint.
+rule classifier:
+    input:
+        unpack(lambda wildcards: asset_files(config, "classifier")),
+        reviews=f"{RESULTS}/assets/reviews/manifest.json",
+    output:
+        f"{RESULTS}/assets/classifier/manifest.json",
+    log:
+        f"logs/{config['run']}/assets/classifier.log",
+    benchmark:
+        f"{RESULTS}/runs/assets--classifier.tsv"
+    conda:
+        "../../envs/mixdpo.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
+        device=DEVICE,
+        precision=PRECISION,
+    params:
+        spec=spec_of("classifier"),
+        code=code_of("classifier"),
+        facts=f"{RESULTS}/runs",
+        inputs=named,
+    shell:
+        "python -m mixdpo classifier" + COMMAND
+
+
+# Train the spaCy pipeline on gold parses, or obtain one.
+rule pipeline:
+    input:
+        unpack(lambda wildcards: asset_files(config, "pipeline")),
+    output:
+        f"{RESULTS}/assets/pipeline/manifest.json",
+    log:
+        f"logs/{config['run']}/assets/pipeline.log",
+    benchmark:
+        f"{RESULTS}/runs/assets--pipeline.tsv"
+    conda:
+        "../../envs/mixdpo.yaml"
+    threads: 1
+    resources:
+        device=DEVICE,
+        precision=PRECISION,
+    params:
+        spec=spec_of("pipeline"),
+        code=code_of("pipeline"),
+        facts=f"{RESULTS}/runs",
+        inputs=named,
+    shell:
+        "python -m mixdpo pipeline" + COMMAND

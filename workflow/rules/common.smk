@@ -1,0 +1,87 @@
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(workflow.current_basedir)))
+
+from mixdpo.config import asset_files, methods_of, policies_of, published, spec, validate
+from mixdpo.errors import UserError
+from mixdpo.fingerprint import fingerprint
+from mixdpo.stages import STAGES
+
+try:
+    validate(config)
+except UserError as error:
+    sys.exit(f"error: {error}")
+
+RESULTS = f"results/{config['run']}"
+PUBLISHED = Path(workflow.current_basedir).parent / "published"
+TABLES = published(PUBLISHED)
+DEVICE, PRECISION, THREADS = (config["runtime"][key] for key in ("device", "precision", "threads"))
+GPU = 0 if DEVICE == "cpu" else 1
+
+
+wildcard_constraints:
+    experiment="|".join(config["experiments"]),
+    policy="reference|({})/seed[0-9]+".format("|".join(config["policies"]["methods"])),
+    method="|".join(config["policies"]["methods"]),
+    seed="[0-9]+",
+    table="|".join(TABLES),
+
+
+def spec_of(stage):
+    """The stage's slice of the configuration, as JSON: a change elsewhere does not rerun the job."""
+    return lambda wildcards: json.dumps(spec(config, stage, **wildcards_of(wildcards)), sort_keys=True)
+
+
+def wildcards_of(wildcards):
+    """Wildcards as the names that `spec` knows."""
+    known = dict(wildcards.items())
+    if "method" in known:
+        known["policy"] = f"{known.pop('method')}/seed{known.pop('seed')}"
+    return known
+
+
+def code_of(stage):
+    """Fingerprint of the code that the stage runs: a comment does not rerun the job, an edited function does."""
+    return fingerprint(STAGES[stage])
+
+
+def named(wildcards, input):
+    """Inputs as name=path, in the form of the command line."""
+    return [f"{name}={path}" for name, path in input.items()]
+
+
+def model_of(wildcards):
+    """The manifest of a policy: the fine-tuned model is the reference policy."""
+    if wildcards.policy == "reference":
+        return f"{RESULTS}/sft/{wildcards.experiment}/manifest.json"
+    return f"{RESULTS}/policies/{wildcards.experiment}/{wildcards.policy}/manifest.json"
+
+
+def table_inputs(wildcards):
+    """What a table is made from: its published values and, by kind, manifests below results/."""
+    table = TABLES[wildcards.table]
+    inputs = {"published": str(PUBLISHED / f"{wildcards.table}.yaml")}
+    if table["kind"] == "validity":
+        return inputs | {"validity": f"{RESULTS}/validity/manifest.json"}
+    if table["kind"] == "training":
+        return inputs | {
+            f"{stage}:{experiment}": f"{RESULTS}/{stage}/{experiment}/manifest.json"
+            for experiment in table["experiments"]
+            for stage in ("sft", "preferences")
+        }
+    folder = f"{RESULTS}/evaluations/{table['experiment']}"
+    return inputs | {
+        f"{stage}:{policy}": f"{folder}/{policy}/{stage}/manifest.json"
+        for method in ["reference", *methods_of(table)]
+        for policy in policies_of(config, method)
+        for stage in ("completions", "rewards")
+    }
+
+
+COMMAND = (
+    " --out {output} --spec {params.spec:q} --code {params.code} --facts {params.facts} {params.inputs:q}"
+    " --device {resources.device} --precision {resources.precision} --threads {threads} > {log} 2>&1"
+)

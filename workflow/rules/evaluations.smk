@@ -1,0 +1,54 @@
+# Complete the test prompts with a policy.
+rule evaluations:
+    input:
+        policy=model_of,
+        reference=f"{RESULTS}/sft/{{experiment}}/manifest.json",
+        reviews=f"{RESULTS}/assets/reviews/manifest.json",
+    output:
+        f"{RESULTS}/evaluations/{{experiment}}/{{policy}}/completions/manifest.json",
+    log:
+        f"logs/{config['run']}/evaluations/{{experiment}}/{{policy}}/completions.log",
+    benchmark:
+        f"{RESULTS}/runs/evaluations--{{experiment}}--{{policy}}--completions.tsv"
+    conda:
+        "../../envs/mixdpo.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
+        device=DEVICE,
+        precision=PRECISION,
+    params:
+        spec=spec_of("evaluations"),
+        code=code_of("evaluations"),
+        facts=f"{RESULTS}/runs",
+        inputs=named,
+    shell:
+        "python -m mixdpo evaluations" + COMMAND
+
+
+# Score the completions of the test prompts.
+rule evaluation_rewards:
+    input:
+        completions=f"{RESULTS}/evaluations/{{experiment}}/{{policy}}/completions/manifest.json",
+        classifier=f"{RESULTS}/assets/classifier/manifest.json",
+        pipeline=f"{RESULTS}/assets/pipeline/manifest.json",
+    output:
+        f"{RESULTS}/evaluations/{{experiment}}/{{policy}}/rewards/manifest.json",
+    log:
+        f"logs/{config['run']}/evaluations/{{experiment}}/{{policy}}/rewards.log",
+    benchmark:
+        f"{RESULTS}/runs/evaluations--{{experiment}}--{{policy}}--rewards.tsv"
+    conda:
+        "../../envs/mixdpo.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
+        device=DEVICE,
+        precision=PRECISION,
+    params:
+        spec=spec_of("rewards"),
+        code=code_of("rewards"),
+        facts=f"{RESULTS}/runs",
+        inputs=named,
+    shell:
+        "python -m mixdpo rewards" + COMMAND
