@@ -89,12 +89,17 @@ def asset_files(config: dict, asset: str) -> dict[str, str]:
     return {"model": f"{section['local']['path']}/{known_by}"}
 
 
+def asset_stage(config: dict, asset: str) -> str:
+    """The stage that makes an asset: the embedded world has its own, so that its grammar is no part of other runs."""
+    return f"embedded_{asset}" if config["assets"][asset]["source"] == "embedded" else asset
+
+
 def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table: str = "") -> dict:
     """The slice of the configuration that one job may see. `policy` is `reference` or `METHOD/seedN`."""
     chosen = config["experiments"].get(experiment, {})
     match stage:
-        case "reviews" | "base" | "classifier" | "pipeline":
-            section = config["assets"][stage]
+        case "reviews" | "embedded_reviews" | "base" | "classifier" | "pipeline" | "embedded_pipeline":
+            section = config["assets"][stage.removeprefix("embedded_")]
             return {"source": section["source"], **section[section["source"]]}
         case "sft":
             return config["sft"] | {"domains": chosen["domains"]}

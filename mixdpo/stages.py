@@ -2,9 +2,11 @@
 
 STAGES = {
     "reviews": "mixdpo.assets.reviews",
+    "embedded_reviews": "mixdpo.assets.embedded_reviews",
     "base": "mixdpo.assets.base",
     "classifier": "mixdpo.assets.classifier",
     "pipeline": "mixdpo.assets.pipeline",
+    "embedded_pipeline": "mixdpo.assets.embedded_pipeline",
     "sft": "mixdpo.sft",
     "completions": "mixdpo.completions",
     "rewards": "mixdpo.rewards",

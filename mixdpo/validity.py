@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-from sklearn.metrics import roc_auc_score
+from spacy.lang.en.stop_words import STOP_WORDS
 
 from mixdpo.rewards import Tools, score, split
 
@@ -59,7 +58,7 @@ def _shuffled(sentence: str, rng: np.random.Generator) -> str:
     if len(words) < 2:
         return sentence
     capital = words[0][:1].isupper()
-    if words[0].lower() not in PRONOUN_I and words[0][1:].islower() or words[0] == "A":
+    if (words[0].lower() not in PRONOUN_I and words[0][1:].islower()) or words[0] == "A":
         words[0] = words[0].lower()
     words[-1] = words[-1].rstrip(",;:") if end else words[-1]
     words = [words[i] for i in rng.permutation(len(words))]
@@ -126,7 +125,7 @@ def replace_names(text: str, rng: np.random.Generator) -> str:
 
 
 def _is_name(core: str) -> bool:
-    return bool(NAME.match(core)) and core.lower() not in ENGLISH_STOP_WORDS
+    return bool(NAME.match(core)) and core.lower() not in STOP_WORDS
 
 
 def crop(text: str, words: int, rng: np.random.Generator) -> str:
@@ -147,7 +146,8 @@ DAMAGES: dict[str, dict[str, Damage]] = {
 
 def pairwise_accuracy(intact: np.ndarray, damaged: np.ndarray) -> float:
     """Share of pairs in which the intact text scores higher; a tie counts half."""
-    return float(np.mean((intact > damaged) + 0.5 * (intact == damaged))) if len(intact) else float("nan")
+    wins = (intact > damaged) + 0.5 * (intact == damaged)
+    return float(np.mean(wins)) if wins.size else float("nan")
 
 
 def validity(out: Path, spec: dict, *, reviews: Path, classifier: Path, pipeline: Path, device="cpu") -> None:
@@ -161,12 +161,12 @@ def validity(out: Path, spec: dict, *, reviews: Path, classifier: Path, pipeline
     tools, table = Tools(classifier, pipeline, device), []
     whole = [" ".join(text.split()) for text in rows["text"]]
     lengths = {"whole review": whole, "crop": [crop(text, spec.get("crop_words", 40), rng) for text in whole]}
-    labelled, labels = rows["label"].notna().to_numpy(), rows["label"]
+    labels = rows["label"].to_numpy(float, na_value=np.nan)
     for length, texts in lengths.items():
         intact = score(texts, ["sentiment", *DAMAGES], tools)
-        y, p = labels[labelled].astype(int), intact["sentiment"][labelled]
-        auc = roc_auc_score(y, p) if y.nunique() == 2 else float("nan")
-        table.append(("sentiment", length, "positive vs negative", "AUC", auc, len(y)))
+        liked, disliked = (intact["sentiment"].to_numpy()[labels == label] for label in (1, 0))
+        auc = pairwise_accuracy(liked[:, None], disliked)  # over all pairs, which is what an AUC is
+        table.append(("sentiment", length, "positive vs negative", "AUC", auc, len(liked) + len(disliked)))
         for name, damages in DAMAGES.items():
             for test, damage in damages.items():
                 damaged = [damage(text, rng) for text in texts]

@@ -1,4 +1,4 @@
-"""The review corpus of a run, from the embedded world, from local files or from the hub, in one form."""
+"""The review corpus of a run, from local files or from the hub, in one form."""
 
 import json
 from pathlib import Path
@@ -9,25 +9,12 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowInvalid
 
 from mixdpo.artifact import sha256
-from mixdpo.assets import embedded, hub
-from mixdpo.corpus import COLUMNS
+from mixdpo.assets import hub
 from mixdpo.errors import UserError
 from mixdpo.runtime import Runtime
 
 LABELS = {0: 0, 1: 1, "neg": 0, "pos": 1, "negative": 0, "positive": 1}
 PRIORITY = {"test": 0, "train": 1, "base": 2}  # a text that stands in two splits stays in the first of these
-
-
-def embedded_reviews(spec: dict) -> pd.DataFrame:
-    """`spec["sizes"]`: domain → split → number of reviews, written by the project's own grammar."""
-    rows = []
-    for domain, sizes in spec["sizes"].items():
-        splits = [split for split in ("base", "train", "test") for _ in range(sizes[split])]
-        for i, (split, review) in enumerate(
-            zip(splits, embedded.reviews(domain, len(splits), spec["seed"]), strict=True)
-        ):
-            rows.append((f"{domain}-{i}", review.text, review.label, review.rating, domain, split))
-    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def read_file(entry: dict) -> pd.DataFrame:
@@ -83,22 +70,24 @@ def clean(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     return frame.astype({"label": "Int64", "rating": "Float64"}), counts
 
 
-def reviews(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **files: Path) -> None:
-    """Write `reviews.parquet` (columns of `corpus.COLUMNS`) and `counts.json` (rows, drops, SHA-256 of sources)."""
-    if spec["source"] == "embedded":
-        raw = embedded_reviews(spec)
-    elif spec["source"] == "local":
-        raw = pd.concat([read_file(entry) for entry in spec["files"]], ignore_index=True)
-    else:
-        raw = pd.concat(
-            [as_corpus(hub.read_dataset(e), e, e["repository"], e["split"]) for e in spec["datasets"]],
-            ignore_index=True,
-        )
+def write(out: Path, raw: pd.DataFrame, sources: dict[str, str]) -> None:
+    """Write the cleaned `reviews.parquet` and `counts.json`: rows, drops, SHA-256 of the sources."""
     frame, counts = clean(raw)
     if frame.empty:
         raise UserError(f"assets.reviews: expected reviews with text, found {counts}")
     sizes = frame.groupby(["domain", "split"]).size()
     counts["rows"] = {f"{domain}/{split}": int(n) for (domain, split), n in sizes.items()}
-    counts["sources"] = {path.name: sha256(path) for path in files.values()}
+    counts["sources"] = sources
     frame.to_parquet(out / "reviews.parquet", index=False)
     (out / "counts.json").write_text(json.dumps(counts, indent=2, sort_keys=True))
+
+
+def reviews(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **files: Path) -> None:
+    """Write `reviews.parquet` (columns of `corpus.COLUMNS`) and `counts.json`."""
+    if spec["source"] == "local":
+        frames = [read_file(entry) for entry in spec["files"]]
+    else:
+        frames = [as_corpus(hub.read_dataset(e), e, e["repository"], e["hub_split"]) for e in spec["datasets"]]
+    if not frames:
+        raise UserError("assets.reviews: expected at least one file or dataset, found none; list them in the section")
+    write(out, pd.concat(frames, ignore_index=True), {path.name: sha256(path) for path in files.values()})

@@ -15,12 +15,13 @@ rule reviews:
         device=DEVICE,
         precision=PRECISION,
     params:
-        spec=spec_of("reviews"),
-        code=code_of("reviews"),
+        stage=asset_stage(config, "reviews"),
+        spec=spec_of(asset_stage(config, "reviews")),
+        code=code_of(asset_stage(config, "reviews")),
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        "python -m mixdpo reviews" + COMMAND
+        "python -m mixdpo {params.stage}" + COMMAND
 
 
 # Train the base language model on reviews, or obtain a checkpoint.
@@ -94,9 +95,10 @@ rule pipeline:
         device=DEVICE,
         precision=PRECISION,
     params:
-        spec=spec_of("pipeline"),
-        code=code_of("pipeline"),
+        stage=asset_stage(config, "pipeline"),
+        spec=spec_of(asset_stage(config, "pipeline")),
+        code=code_of(asset_stage(config, "pipeline")),
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        "python -m mixdpo pipeline" + COMMAND
+        "python -m mixdpo {params.stage}" + COMMAND

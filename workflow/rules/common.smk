@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(workflow.current_basedir)))
 
-from mixdpo.config import asset_files, methods_of, policies_of, published, spec, validate
+from mixdpo.config import asset_files, asset_stage, methods_of, policies_of, published, spec, validate
 from mixdpo.errors import UserError
 from mixdpo.fingerprint import fingerprint
 from mixdpo.stages import STAGES
