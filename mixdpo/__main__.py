@@ -36,7 +36,8 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from mixdpo.runtime import Runtime, facts
+    from mixdpo.record import facts
+    from mixdpo.runtime import Runtime
 
     start = time.time()
     stage, spec, code = arguments.stage, arguments.spec, arguments.code

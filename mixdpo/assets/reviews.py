@@ -51,7 +51,7 @@ def as_corpus(frame: pd.DataFrame, entry: dict, where: str, stem: str) -> pd.Dat
             "id": f"{entry['domain']}-{stem}-" + ids.astype(str),
             "text": frame["text"],
             "label": label.map(LABELS.get),
-            "rating": frame["rating"] if "rating" in frame else None,
+            "rating": frame.get("rating"),
             "domain": entry["domain"],
             "split": split,
         }
