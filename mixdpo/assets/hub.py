@@ -16,23 +16,15 @@ def _unreachable(asset: str, repository: str, error: Exception) -> UserError:
     )
 
 
-def fetch_model(asset: str, repository: str, revision: str, to: Path) -> None:
-    """Download the files that transformers loads (configuration, tokenizer, safetensors) of one revision into `to`."""
+def fetch_model(asset: str, repository: str, revision: str) -> Path:
+    """The folder of one revision in the hub's cache, with the files that transformers loads, downloaded if missing."""
     from huggingface_hub import snapshot_download
 
+    wanted = ["*.json", "*.txt", "*.model", "model*.safetensors"]
     try:
-        snapshot_download(
-            repository,
-            revision=revision,
-            local_dir=to,
-            allow_patterns=["*.json", "*.txt", "*.model", "model*.safetensors"],
-        )
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
     except Exception as error:  # the hub's errors share no base class: offline, not found, refused, revision unknown
         raise _unreachable(asset, f"{repository}@{revision}", error) from error
-    for leftover in sorted((to / ".cache").rglob("*"), reverse=True):
-        leftover.unlink() if leftover.is_file() else leftover.rmdir()
-    if (to / ".cache").exists():
-        (to / ".cache").rmdir()
 
 
 def read_dataset(entry: dict) -> pd.DataFrame:

@@ -7,17 +7,17 @@ from mixdpo.errors import UserError
 
 
 def obtain(asset: str, out: Path, spec: dict) -> None:
-    """Make `out/model` from `spec`: a link to `spec["path"]` (local), or the files of a pinned hub revision.
+    """Make `out/model`, a link to `spec["path"]` (local) or to a pinned revision in the hub's cache.
 
-    A link keeps large local models in one place; the manifest holds the SHA-256 of what it leads to.
+    A link keeps large models in one place; the manifest holds the SHA-256 of what it leads to.
     """
     if spec["source"] == "local":
         path = Path(spec["path"])
         if not path.is_dir():
             raise UserError(f"assets.{asset}.local.path: expected a folder, found no {path}")
-        (out / "model").symlink_to(path.resolve(), target_is_directory=True)
     else:
-        hub.fetch_model(asset, spec["repository"], spec["revision"], out / "model")
+        path = hub.fetch_model(asset, spec["repository"], spec["revision"])
+    (out / "model").symlink_to(path.resolve(), target_is_directory=True)
 
 
 def check(asset: str, out: Path, load) -> None:
