@@ -18,6 +18,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from mixdpo.errors import UserError
+from mixdpo.runtime import Runtime
 
 REWARDS: dict[str, Callable] = {}
 
@@ -338,12 +339,15 @@ def score(texts: Sequence[str], names: Sequence[str], tools: Tools) -> pd.DataFr
     return pd.DataFrame({name: REWARDS[name](texts, tools) for name in names}, dtype=float)
 
 
-def rewards(out: Path, spec: dict, *, completions: Path, classifier: Path, pipeline: Path, device="cpu") -> None:
+def rewards(
+    out: Path, spec: dict, *, runtime: Runtime, resume: Path, completions: Path, classifier: Path, pipeline: Path
+) -> None:
     """Score prompt + completion of every row of completions/completions.parquet by each reward in spec["names"].
 
     Writes out/scores.parquet: the same rows in the same order, prompt_id, sample and one column per reward.
     """
-    rows = pd.read_parquet(Path(completions) / "completions.parquet")
-    scores = score(rows["prompt"] + rows["completion"], spec["names"], Tools(classifier, pipeline, device))
+    rows = pd.read_parquet(completions / "completions.parquet")
+    tools = Tools(classifier / "model", pipeline / "model", runtime.device)
+    scores = score(rows["prompt"] + rows["completion"], spec["names"], tools)
     keys = rows[["prompt_id", "sample"]].reset_index(drop=True)
-    pd.concat([keys, scores], axis=1).to_parquet(Path(out) / "scores.parquet", index=False)
+    pd.concat([keys, scores], axis=1).to_parquet(out / "scores.parquet", index=False)

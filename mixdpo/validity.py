@@ -15,6 +15,7 @@ import pandas as pd
 from spacy.lang.en.stop_words import STOP_WORDS
 
 from mixdpo.rewards import Tools, score, split
+from mixdpo.runtime import Runtime
 
 SENTENCE_BREAK = re.compile(r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b[MD]r\.)(?<!\bMrs\.)\s+")
 WORD = re.compile(r"^(\W*)(.*?)((?:['’]s)?\W*)$", re.DOTALL)  # opening punctuation, core, possessive and closing
@@ -150,17 +151,19 @@ def pairwise_accuracy(intact: np.ndarray, damaged: np.ndarray) -> float:
     return float(np.mean(wins)) if wins.size else float("nan")
 
 
-def validity(out: Path, spec: dict, *, reviews: Path, classifier: Path, pipeline: Path, device="cpu") -> None:
+def validity(
+    out: Path, spec: dict, *, runtime: Runtime, resume: Path, reviews: Path, classifier: Path, pipeline: Path
+) -> None:
     """Judge the rewards on spec["n"] test reviews drawn by spec["seed"], whole and cropped to spec["crop_words"].
 
     Writes out/validity.csv: reward, text, test, metric, value, n. Only texts that the damage changed are counted.
     """
-    rows = pd.read_parquet(Path(reviews) / "reviews.parquet").query("split == 'test'").reset_index(drop=True)
+    rows = pd.read_parquet(reviews / "reviews.parquet").query("split == 'test'").reset_index(drop=True)
     rng = np.random.default_rng(spec["seed"])
     rows = rows.iloc[np.sort(rng.permutation(len(rows))[: spec["n"]])]
-    tools, table = Tools(classifier, pipeline, device), []
+    tools, table = Tools(classifier / "model", pipeline / "model", runtime.device), []
     whole = [" ".join(text.split()) for text in rows["text"]]
-    lengths = {"whole review": whole, "crop": [crop(text, spec.get("crop_words", 40), rng) for text in whole]}
+    lengths = {"whole review": whole, "crop": [crop(text, spec["crop_words"], rng) for text in whole]}
     labels = rows["label"].to_numpy(float, na_value=np.nan)
     for length, texts in lengths.items():
         intact = score(texts, ["sentiment", *DAMAGES], tools)
@@ -175,4 +178,4 @@ def validity(out: Path, spec: dict, *, reviews: Path, classifier: Path, pipeline
                 value = pairwise_accuracy(intact[name][changed].to_numpy(), worse.to_numpy())
                 table.append((name, length, test, "pairwise accuracy", value, int(changed.sum())))
     columns = ["reward", "text", "test", "metric", "value", "n"]
-    pd.DataFrame(table, columns=columns).to_csv(Path(out) / "validity.csv", index=False)
+    pd.DataFrame(table, columns=columns).to_csv(out / "validity.csv", index=False)

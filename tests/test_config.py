@@ -82,7 +82,19 @@ def test_missing_local_file_is_named():
 def test_a_spec_holds_its_slice_only():
     """An edited evaluation setting changes the specs of evaluations and of nothing else."""
     edited = changed("evaluations.prompts", 77)
-    stages = "reviews base classifier pipeline sft completions rewards validity preferences reference policies".split()
+    stages = [
+        "reviews",
+        "base",
+        "classifier",
+        "pipeline",
+        "sft",
+        "completions",
+        "rewards",
+        "validity",
+        "preferences",
+        "reference",
+        "policies",
+    ]
     for stage in stages:
         assert spec(DEFAULT, stage, "multi_reward", "dpo/seed0") == spec(edited, stage, "multi_reward", "dpo/seed0")
     assert spec(DEFAULT, "evaluations", "multi_reward") != spec(edited, "evaluations", "multi_reward")

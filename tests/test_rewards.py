@@ -129,12 +129,14 @@ def test_score_has_one_column_per_name():
         score(["GOOD"], ["humour"], Stub())
 
 
-def test_the_stage_keeps_rows_and_order(tmp_path, monkeypatch):
+def test_the_stage_keeps_rows_and_order(tmp_path, monkeypatch, runtime):
     monkeypatch.setattr("mixdpo.rewards.Tools", Stub)
     rows = {"prompt_id": [7, 7, 3], "sample": [0, 1, 0], "prompt": ["A", "A", "b"], "completion": [" B", " b", " b"]}
     pd.DataFrame(rows).to_parquet(tmp_path / "completions.parquet")
     spec = {"names": ["sentiment", "grammar"]}
-    rewards(tmp_path, spec, completions=tmp_path, classifier=tmp_path, pipeline=tmp_path)
+    rewards(
+        tmp_path, spec, runtime=runtime, resume=tmp_path, completions=tmp_path, classifier=tmp_path, pipeline=tmp_path
+    )
     scores = pd.read_parquet(tmp_path / "scores.parquet")
     assert list(scores) == ["prompt_id", "sample", "sentiment", "grammar"]
     assert scores["prompt_id"].tolist() == [7, 7, 3]
@@ -178,13 +180,15 @@ def test_pairwise_accuracy_counts_ties_half():
     assert v.pairwise_accuracy(np.array([1, 1, 1, 1]), np.array([0, 1, 2, 0])) == 0.625
 
 
-def test_validity_writes_a_row_per_test(tmp_path, monkeypatch):
+def test_validity_writes_a_row_per_test(tmp_path, monkeypatch, runtime):
     monkeypatch.setattr("mixdpo.validity.Tools", Stub)
     text = ["IT WAS FINE. Then Tom has two books.", "it was bad. Then Ann has two books.", "It is so."]
     rows = {"id": range(3), "text": text, "label": [1, 0, None], "rating": None, "domain": "film", "split": "test"}
     pd.DataFrame(rows).to_parquet(tmp_path / "reviews.parquet")
     spec = {"n": 3, "seed": 1, "crop_words": 4}
-    v.validity(tmp_path, spec, reviews=tmp_path, classifier=tmp_path, pipeline=tmp_path)
+    v.validity(
+        tmp_path, spec, runtime=runtime, resume=tmp_path, reviews=tmp_path, classifier=tmp_path, pipeline=tmp_path
+    )
     table = pd.read_csv(tmp_path / "validity.csv")
     assert list(table) == ["reward", "text", "test", "metric", "value", "n"]
     assert set(table["reward"]) == set(REWARDS) and len(table) == 10

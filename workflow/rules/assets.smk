@@ -21,7 +21,7 @@ rule reviews:
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        "python -m mixdpo {params.stage}" + COMMAND
+        f"python -m mixdpo {{params.stage}}{COMMAND}"
 
 
 # Train the base language model on reviews, or obtain a checkpoint.
@@ -48,7 +48,7 @@ rule base:
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        "python -m mixdpo base" + COMMAND
+        f"python -m mixdpo base{COMMAND}"
 
 
 # Train the sentiment classifier, or obtain a checkpoint.
@@ -75,7 +75,7 @@ rule classifier:
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        "python -m mixdpo classifier" + COMMAND
+        f"python -m mixdpo classifier{COMMAND}"
 
 
 # Train the spaCy pipeline on gold parses, or obtain one.
@@ -101,4 +101,4 @@ rule pipeline:
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        "python -m mixdpo {params.stage}" + COMMAND
+        f"python -m mixdpo {{params.stage}}{COMMAND}"

@@ -81,7 +81,9 @@ def table_inputs(wildcards):
     }
 
 
+# A rule with one output is called with that manifest; one that declares more names it.
 COMMAND = (
     " --out {output} --spec {params.spec:q} --code {params.code} --facts {params.facts} {params.inputs:q}"
     " --device {resources.device} --precision {resources.precision} --threads {threads} > {log} 2>&1"
 )
+MANIFEST_COMMAND = COMMAND.replace("{output}", "{output.manifest}")

@@ -22,4 +22,4 @@ rule completions:
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        "python -m mixdpo completions" + COMMAND
+        f"python -m mixdpo completions{COMMAND}"

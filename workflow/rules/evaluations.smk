@@ -23,7 +23,7 @@ rule evaluations:
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        "python -m mixdpo evaluations" + COMMAND
+        f"python -m mixdpo evaluations{COMMAND}"
 
 
 # Score the completions of the test prompts.
@@ -51,4 +51,4 @@ rule evaluation_rewards:
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        "python -m mixdpo rewards" + COMMAND
+        f"python -m mixdpo rewards{COMMAND}"

@@ -28,4 +28,4 @@ rule paper:
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        "python -m mixdpo paper" + COMMAND.replace("{output}", "{output.manifest}")
+        f"python -m mixdpo paper{MANIFEST_COMMAND}"

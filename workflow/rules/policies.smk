@@ -22,7 +22,7 @@ rule reference:
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        "python -m mixdpo reference" + COMMAND
+        f"python -m mixdpo reference{COMMAND}"
 
 
 # Optimise a policy on the preferences.
@@ -50,4 +50,4 @@ rule policies:
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        "python -m mixdpo policies" + COMMAND
+        f"python -m mixdpo policies{COMMAND}"

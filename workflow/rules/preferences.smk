@@ -21,4 +21,4 @@ rule preferences:
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        "python -m mixdpo preferences" + COMMAND
+        f"python -m mixdpo preferences{COMMAND}"

@@ -23,7 +23,7 @@ rule rewards:
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        "python -m mixdpo rewards" + COMMAND
+        f"python -m mixdpo rewards{COMMAND}"
 
 
 # Measure on human text that each reward measures what it is named for.
@@ -51,4 +51,4 @@ rule validity:
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        "python -m mixdpo validity" + COMMAND
+        f"python -m mixdpo validity{COMMAND}"

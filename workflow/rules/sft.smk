@@ -22,4 +22,4 @@ rule sft:
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        "python -m mixdpo sft" + COMMAND
+        f"python -m mixdpo sft{COMMAND}"

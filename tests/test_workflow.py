@@ -1,0 +1,199 @@
+"""The whole DAG on the smallest embedded world: it runs, it reruns what it must, and it survives what befalls it."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def copy_project(to: Path) -> Path:
+    """What Git tracks or would track, in a folder of its own."""
+    files = subprocess.check_output(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True
+    ).split()
+    for name in files:
+        if (ROOT / name).is_file() and not name.startswith("paper_tables/"):
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, to / name)
+    return to
+
+
+def snakemake(project: Path, *arguments: str, config: str = "tests/tiny.yaml") -> subprocess.CompletedProcess:
+    command = ["snakemake", "--cores", "all", *arguments, "--configfile", config]
+    return subprocess.run(command, cwd=project, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    folder = copy_project(tmp_path_factory.mktemp("project"))
+    done = snakemake(folder)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder
+
+
+def jobs(project: Path, *arguments: str, config: str = "tests/tiny.yaml") -> dict[str, int]:
+    """Job counts that a dry run announces; none when there is nothing to do."""
+    done = snakemake(project, "--dry-run", *arguments, config=config)
+    assert done.returncode == 0, done.stderr[-3000:]
+    output = done.stdout + done.stderr
+    assert "missing provenance" not in output
+    table = output.partition("Job stats:")[2].partition("total")[0]
+    counts = {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", table, re.MULTILINE)}
+    counts.pop("all", None)
+    return counts
+
+
+def test_tables_are_there(project):
+    folder = project / "paper_tables/tiny"
+    table = pd.read_csv(folder / "table1.csv")
+    assert set(table["row"]) == {"Reference (SFT)", "Baseline DPO"}
+    assert table["mean"].notna().all() and (table["se"] > 0).all() and (table["prompts"] == 40).all()
+    assert "0.610 ± 0.004" in (folder / "table1.md").read_text()
+    assert r"\toprule" in (folder / "table1.tex").read_text()
+    kl = pd.read_csv(folder / "alignment.csv").query("column == 'kl'").set_index("row")["mean"]
+    assert kl["Reference (SFT)"] == 0 and kl["Baseline DPO"] > 0
+    validity = pd.read_csv(folder / "validity.csv")
+    assert set(validity["reward"]) == {"sentiment", "informativeness", "grammar"}
+
+
+def test_every_job_left_its_record_and_benchmark(project):
+    runs = project / "results/tiny/runs"
+    assert len(list(runs.glob("*.json"))) == len(list(runs.glob("*.tsv"))) > 10
+
+
+def test_second_call_has_nothing_to_do(project):
+    start = time.monotonic()
+    done = snakemake(project)
+    assert "Nothing to be done" in done.stdout + done.stderr
+    assert time.monotonic() - start < 10
+
+
+def test_an_evaluation_setting_reruns_evaluations_and_tables(project, tmp_path):
+    overlay = tmp_path / "edited.yaml"
+    overlay.write_text((project / "tests/tiny.yaml").read_text().replace("prompts: 40", "prompts: 39"))
+    counts = jobs(project, config=str(overlay))
+    assert counts == {"evaluations": 2, "evaluation_rewards": 2, "paper": 2}
+
+
+def edited(project: Path, name: str, old: str, new: str):
+    text = (project / name).read_text()
+    assert old in text
+    (project / name).write_text(text.replace(old, new, 1))
+    counts = jobs(project)
+    (project / name).write_text(text)
+    return counts
+
+
+def test_a_comment_reruns_nothing(project):
+    assert edited(project, "mixdpo/training.py", "import os\n", "import os  # for os.replace\n\n") == {}
+
+
+def test_a_line_of_a_reward_reruns_rewards_and_what_follows(project):
+    counts = edited(project, "mixdpo/rewards.py", "batch_size=64", "batch_size=63")
+    assert counts == {
+        "rewards": 1,
+        "validity": 1,
+        "preferences": 1,
+        "reference": 1,
+        "policies": 1,
+        "evaluations": 1,
+        "evaluation_rewards": 2,
+        "paper": 4,
+    }
+
+
+def test_a_second_seed_adds_one_policy(project, tmp_path):
+    overlay = tmp_path / "seeds.yaml"
+    overlay.write_text((project / "tests/tiny.yaml").read_text() + "seeds: [0, 1]\n")
+    assert jobs(project, config=str(overlay)) == {
+        "policies": 1,
+        "evaluations": 1,
+        "evaluation_rewards": 1,
+        "paper": 2,
+    }
+
+
+def test_a_misspelt_key_is_one_line(project, tmp_path):
+    overlay = tmp_path / "misspelt.yaml"
+    overlay.write_text("sft: {epoch: 1}\n")
+    done = snakemake(project, config=str(overlay))
+    assert done.returncode != 0
+    errors = [line for line in (done.stdout + done.stderr).splitlines() if "epoch" in line]
+    assert any("sft: expected the keys" in line and "did you mean epochs?" in line for line in errors)
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_cuda_without_a_gpu_is_one_line_and_finished_work_stays(project, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    before = (project / "results/tiny/sft/multi_reward/manifest.json").read_bytes()
+    overlay = tmp_path / "cuda.yaml"
+    overlay.write_text((project / "tests/tiny.yaml").read_text().replace("threads: 1", "threads: 1, device: cuda"))
+    done = snakemake(project, "--forcerun", "policies", config=str(overlay))
+    assert done.returncode != 0
+    assert "error: runtime.device: expected a CUDA device, found none" in done.stdout + done.stderr
+    assert (project / "results/tiny/sft/multi_reward/manifest.json").read_bytes() == before
+    assert snakemake(project).returncode == 0
+
+
+def test_a_flipped_byte_stops_the_consumer_with_one_line(project):
+    weights = project / "results/tiny/sft/multi_reward/model/model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    done = snakemake(project, "--forcerun", "reference")
+    weights.write_bytes(good)
+    assert done.returncode != 0
+    assert "sft/multi_reward/model/model.safetensors: does not match its SHA-256" in done.stdout + done.stderr
+    assert snakemake(project).returncode == 0
+
+
+def test_report(project):
+    done = snakemake(project, "--report", "report.zip")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert any("table1" in name for name in zipfile.ZipFile(project / "report.zip").namelist())
+
+
+def test_killed_at_any_moment_the_run_continues_to_the_same_bytes(project, tmp_path):
+    """kill -9 of Snakemake and its jobs, five times at growing delays; then one call to the end."""
+    again = copy_project(tmp_path)
+    command = ["snakemake", "--cores", "all", "--configfile", "tests/tiny.yaml"]
+    for delay in (6, 9, 12, 15, 18):
+        process = subprocess.Popen(
+            command,
+            cwd=again,
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(delay)
+        children = subprocess.run(
+            ["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        os.killpg(process.pid, signal.SIGKILL)
+        for line in children:
+            pid, _, arguments = line.strip().partition(" ")
+            cwd = Path(f"/proc/{pid}/cwd")
+            if "-m mixdpo" in arguments and cwd.exists() and cwd.readlink() == again:
+                os.kill(int(pid), signal.SIGKILL)
+        process.wait()
+        snakemake(again, "--unlock")
+    done = snakemake(again)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    first = {p.relative_to(project): p.read_bytes() for p in project.glob("results/tiny/**/manifest.json")}
+    second = {p.relative_to(again): p.read_bytes() for p in again.glob("results/tiny/**/manifest.json")}
+    assert first == second
