@@ -123,45 +123,63 @@ def validity_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFram
     return cells, grid.sort_index(axis=1, ascending=False).reset_index()
 
 
-def training_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Test perplexity per token before and after fine-tuning, and the triplets per style."""
-    cells = []
-    for experiment in table["experiments"]:
-        for line in pd.read_csv(artifacts[f"sft:{experiment}"] / "perplexity.csv").itertuples():
-            where = {"experiment": experiment, "of": line.domain, "n": line.reviews}
-            cells += [
-                where | {"figure": f"perplexity {when} SFT", "value": getattr(line, when)}
-                for when in ("before", "after")
-            ]
-        counts = pd.read_csv(artifacts[f"preferences:{experiment}"] / "counts.csv")
-        for line in counts.itertuples():
-            where = {"experiment": experiment, "of": line.style, "n": line.pairs}
-            cells += [where | {"figure": f, "value": getattr(line, f)} for f in ("ties", "train", "validation")]
-        agreement = pd.read_csv(artifacts[f"preferences:{experiment}"] / "agreement.csv")
-        for line in agreement.itertuples():
-            of = f"{line.style} and {line.other}"
-            cells.append(
-                {"experiment": experiment, "of": of, "n": line.pairs, "figure": "agreement", "value": line.agreement}
-            )
-    cells = pd.DataFrame(cells)
-    whole = cells["value"] == cells["value"].round()
-    shown = cells["value"].map("{:.3f}".format).where(~whole, cells["value"].map("{:.0f}".format))
+def perplexity_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Perplexity per token on test reviews, by experiment and domain, before and after fine-tuning."""
+    cells = pd.concat(
+        [
+            pd.read_csv(artifacts[f"sft:{experiment}"] / "perplexity.csv").assign(experiment=experiment)
+            for experiment in table["experiments"]
+        ]
+    )
     grid = pd.DataFrame(
         {
             "Experiment": cells["experiment"],
-            "Of": cells["of"],
-            "Figure": cells["figure"],
-            "Value": shown,
-            "n": cells["n"],
+            "Domain": cells["domain"],
+            "Base model": cells["before"].map("{:.2f}".format),
+            "After SFT": cells["after"].map("{:.2f}".format),
+            "Test reviews": cells["reviews"],
         }
     )
     return cells, grid
+
+
+def preferences_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Pairs, ties and triplets per style; of the pairs tied under neither of two styles, the share ordered alike."""
+    cells, grid = [], []
+    for experiment in table["experiments"]:
+        folder = artifacts[f"preferences:{experiment}"]
+        counts, agreement = pd.read_csv(folder / "counts.csv"), pd.read_csv(folder / "agreement.csv")
+        alike = {
+            (a, b): v for x, y, v in agreement[["style", "other", "agreement"]].values for a, b in ((x, y), (y, x))
+        }
+        for line in counts.itertuples():
+            figures = {name: getattr(line, name) for name in ("pairs", "ties", "train", "validation")}
+            figures |= {
+                f"agrees with {o}": alike.get((line.style, o), np.nan) for o in counts["style"] if o != line.style
+            }
+            cells += [
+                {"experiment": experiment, "style": line.style, "figure": f, "value": v} for f, v in figures.items()
+            ]
+            shown = {f"Agrees with {o}": f"{alike[line.style, o]:.3f}" for o in counts["style"] if o != line.style}
+            grid.append(
+                {
+                    "Experiment": experiment,
+                    "Style": line.style,
+                    "Pairs": line.pairs,
+                    "Ties": line.ties,
+                    "Train": line.train,
+                    "Validation": line.validation,
+                }
+                | shown
+            )
+    return pd.DataFrame(cells), pd.DataFrame(grid).fillna("–")
 
 
 KINDS = {
     "rewards": rewards_table,
     "alignment": alignment_table,
     "validity": validity_table,
-    "training": training_table,
+    "perplexity": perplexity_table,
+    "preferences": preferences_table,
 }
 """Kind of table → function of its published form and the artifacts: (one row a cell, the grid as printed)."""

@@ -66,12 +66,9 @@ def table_inputs(wildcards):
     inputs = {"published": str(PUBLISHED / f"{wildcards.table}.yaml")}
     if table["kind"] == "validity":
         return inputs | {"validity": f"{RESULTS}/validity/manifest.json"}
-    if table["kind"] == "training":
-        return inputs | {
-            f"{stage}:{experiment}": f"{RESULTS}/{stage}/{experiment}/manifest.json"
-            for experiment in table["experiments"]
-            for stage in ("sft", "preferences")
-        }
+    if table["kind"] in ("perplexity", "preferences"):
+        stage = {"perplexity": "sft", "preferences": "preferences"}[table["kind"]]
+        return inputs | {f"{stage}:{e}": f"{RESULTS}/{stage}/{e}/manifest.json" for e in table["experiments"]}
     folder = f"{RESULTS}/evaluations/{table['experiment']}"
     return inputs | {
         f"{stage}:{policy}": f"{folder}/{policy}/{stage}/manifest.json"
