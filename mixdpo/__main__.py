@@ -4,6 +4,7 @@ import argparse
 import errno
 import importlib
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -29,10 +30,16 @@ def main() -> None:
         run(arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        if not disk_is_full(error):
             raise
         sys.exit(f"error: {arguments.out}: no space left on the disk; free some and type the same command again")
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Libraries wrap the system's error each in its own way: ask the error, its text, and the disk itself."""
+    told = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+    return told or shutil.disk_usage(".").free < 2**20
 
 
 def run(arguments: argparse.Namespace) -> None:

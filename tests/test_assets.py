@@ -184,5 +184,5 @@ def test_broken_model_is_one_line(tmp_path, runtime):
 
 def test_missing_pipeline_package_says_what_to_type(tmp_path, runtime):
     spec = {"source": "hub", "package": "en_core_web_nowhere", "version": "3.8.0"}
-    with pytest.raises(UserError, match="expected en_core_web_nowhere 3.8.0, found no such package; install it with"):
+    with pytest.raises(UserError, match=r"expected en_core_web_nowhere 3.8.0, found no such package; install it with"):
         pipeline(tmp_path, spec, runtime=runtime, resume=tmp_path)

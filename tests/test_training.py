@@ -92,7 +92,7 @@ def test_interrupted_training_ends_with_the_same_bytes(tmp_path, model_folder, t
 
 def test_infinite_loss_is_one_line(tmp_path, runtime):
     layer = torch.nn.Linear(1, 1)
-    with pytest.raises(UserError, match="finite loss.*lower learning_rate"):
+    with pytest.raises(UserError, match=r"finite loss.*lower learning_rate"):
         fit(
             layer,
             [1] * 8,

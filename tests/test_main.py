@@ -1,0 +1,62 @@
+"""The command line: what a stage call leaves behind, and faults as one line."""
+
+import json
+import sys
+
+import pytest
+
+from mixdpo import __main__ as command
+from mixdpo.artifact import verify
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    """Run one stage of a stand-in module in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stand_in.py").write_text(
+        "from mixdpo.errors import UserError\n"
+        "def sft(out, spec, *, runtime, resume, **inputs):\n"
+        "    (out / 'threads').write_text(str(runtime.threads))\n"
+        "    if spec['fault'] == 'full':\n"
+        "        with open('/dev/full', 'w') as f:\n"
+        "            f.write('x')\n"
+        "    if spec['fault'] == 'user':\n"
+        "        raise UserError('sft.epochs: expected less, found more; type another')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(command.STAGES, "sft", "stand_in")
+    sys.modules.pop("stand_in", None)
+
+    def run(fault: str):
+        spec = json.dumps({"fault": fault})
+        arguments = ["sft", "--out", "results/sft/manifest.json", "--spec", spec, "--code", "c", "--facts", "runs"]
+        monkeypatch.setattr(sys, "argv", ["mixdpo", *arguments, "--precision", "fp32"])
+        command.main()
+
+    return run
+
+
+def test_artifact_and_record(tmp_path, call):
+    call("none")
+    content = verify(tmp_path / "results/sft/manifest.json")
+    assert content["spec"] == {"fault": "none"} and list(content["files"]) == ["threads"]
+    record = json.loads((tmp_path / "runs/results--sft.json").read_text())
+    assert {"started", "seconds", "peak_memory_mib", "device", "precision", "versions", "commit", "dirty"} <= set(
+        record
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        ("full", "error: results/sft/manifest.json: no space left on the disk; free some"),
+        ("user", "error: sft.epochs: expected less, found more"),
+    ],
+)
+def test_faults_are_one_line_and_finished_work_stays(tmp_path, call, fault, line):
+    call("none")
+    before = (tmp_path / "results/sft/manifest.json").read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        call(fault)
+    assert str(stop.value).startswith(line) and "\n" not in str(stop.value)
+    assert (tmp_path / "results/sft/manifest.json").read_bytes() == before
