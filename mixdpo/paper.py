@@ -8,7 +8,7 @@ import yaml
 from tabulate import tabulate
 
 from mixdpo.runtime import Runtime
-from mixdpo.statistics import mean_and_se, standardised
+from mixdpo.statistics import mean_and_se
 
 
 def paper(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: Path, **artifacts: Path) -> None:
@@ -86,32 +86,42 @@ def rewards_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame
 
 
 def alignment_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Gain over the reference in its own standard deviations, paired by prompt, beside KL(π ‖ π_ref) in nats."""
+    """Gains over the reference in its own standard deviations, paired by prompt, beside KL(π ‖ π_ref) in nats.
+
+    `gain` is the mean over the rewards of (score − reference mean) / reference SD; `gain in REWARD` is its part.
+    """
     reference = samples(artifacts, "reference")
-    base = reference.assign(gain=standardised(reference, reference, table["rewards"]))
-    cells, grid = [], []
+    mean, deviation = reference[table["rewards"]].mean(), reference[table["rewards"]].std()
+
+    def figures(frame: pd.DataFrame) -> pd.DataFrame:
+        """Per prompt: standardised rewards, their mean, log-ratio to the reference, tokens."""
+        gains = ((frame[table["rewards"]] - mean) / deviation).add_prefix("gain in ")
+        ratio = frame["log_prob"] - frame["reference_log_prob"]
+        tokens = frame["completion_ids"].str.len()
+        columns = gains.assign(gain=gains.mean(axis=1), kl=ratio, tokens=tokens, prompt_id=frame["prompt_id"])
+        return columns.groupby("prompt_id").mean()
+
+    base, cells, grid = figures(reference), [], []
     for row in table["rows"]:
-        frame = samples(artifacts, row["policy"])
-        own = per_prompt(frame.assign(gain=standardised(frame, reference, table["rewards"])), "gain")
-        gain, gain_se = mean_and_se(own - per_prompt(base, "gain"))
-        kl, kl_se = mean_and_se(per_prompt(frame.assign(kl=frame["log_prob"] - frame["reference_log_prob"]), "kl"))
-        tokens = frame["completion_ids"].str.len().mean()
-        cells += [
-            {"row": row["name"], "column": "gain", "mean": gain, "se": gain_se, "prompts": len(own)},
-            {"row": row["name"], "column": "kl", "mean": kl, "se": kl_se, "prompts": len(own)},
-            {"row": row["name"], "column": "tokens", "mean": tokens, "se": np.nan, "prompts": len(own)},
-        ]
-        is_reference = row["policy"] == "reference"
-        grid.append(
-            {
-                "Model": row["name"],
-                "Mean standardised gain (σ of the reference)": "0" if is_reference else show(gain, gain_se),
-                "Gain / SE": "" if is_reference else f"{gain / gain_se:.1f}",
-                "KL(π ‖ π_ref), nats": show(kl, kl_se, 2),
-                "Tokens per completion": f"{tokens:.1f}",
-                "n": len(own),
-            }
-        )
+        own = figures(samples(artifacts, row["policy"]))
+        values = {}
+        for column in own:
+            paired = own[column] - base[column] if column.startswith("gain") else own[column]
+            values[column] = mean_and_se(paired)
+            cells.append(
+                {
+                    "row": row["name"],
+                    "column": column,
+                    "mean": values[column][0],
+                    "se": values[column][1],
+                    "n": len(own),
+                }
+            )
+        line = {"Model": row["name"], "Mean gain, σ": show(*values["gain"])}
+        line["Mean gain / SE"] = f"{values['gain'][0] / values['gain'][1]:.1f}" if values["gain"][1] else "–"
+        line |= {f"{r.capitalize()}, σ": show(*values[f"gain in {r}"]) for r in table["rewards"]}
+        line |= {"KL(π ‖ π_ref), nats": show(*values["kl"], 2), "Tokens": f"{values['tokens'][0]:.1f}", "n": len(own)}
+        grid.append(line)
     return pd.DataFrame(cells), pd.DataFrame(grid)
 
 
