@@ -14,6 +14,7 @@ In front of an element, ``%`` makes it optional, ``dep=`` states its label and `
 Without a star the head is the last verb, or else the last word that can be one; most labels follow from the tags.
 """
 
+import itertools
 import re
 from dataclasses import dataclass, field
 
@@ -23,8 +24,7 @@ TOKEN = re.compile(r"\s*([%*(){}|]|[a-z]+=|@[A-Z_]+|<[^>]+>|[^\s(){}|%*<=]+)")
 OPTIONAL_SHARE = 0.4
 COPULAS = {"be", "'be", "become", "remain"}
 NOUN_TAGS = {"NN", "NNS", "NNP", "PRP", "DT", "CD", "WP", "WDT"}
-FINITE_TAGS = {"!", "VBD", "MD"}
-NEVER_HEAD = {",", ":", "HYPH", "CC", "POS", "TO", "RP", "``", "''"}
+NEVER_HEAD = {",", ":", "HYPH", "CC", "POS", "TO", "RP"}
 BEFORE_NOUN = {
     "DT": "det",
     "PRP$": "poss",
@@ -33,10 +33,7 @@ BEFORE_NOUN = {
     "JJS": "amod",
     "CD": "nummod",
     "NN": "compound",
-    "NNS": "compound",
     "NNP": "compound",
-    "VBN": "amod",
-    "VBG": "amod",
     "WDT": "det",
     "PDT": "predet",
 }
@@ -50,16 +47,10 @@ BY_TAG = {
     "EX": "expl",
     "RB": "advmod",
     "RBR": "advmod",
-    "RBS": "advmod",
     "WRB": "advmod",
     "UH": "intj",
-    "``": "punct",
-    "''": "punct",
 }
-OBJECT_FORMS = {"I": "me", "he": "him", "she": "her", "we": "us", "they": "them"}
-PLURAL_PRONOUNS = {"you", "we", "they", "these", "those"}
-SILENT_H = ("hour", "honest")
-CONSONANT_SOUND = ("one", "useful", "unique", "uniform", "usual", "union", "european")
+OBJECT_FORMS = {"I": "me", "he": "him", "she": "her"}
 
 
 @dataclass(eq=False, slots=True)
@@ -119,7 +110,7 @@ def default_dep(node: Node, head: Node, side: str) -> str:
     if head.tag == "IN":
         return "pcomp" if tag[0] in "V!" else "pobj"
     if tag[0] in "V!M" or tag == "TO":
-        return verb_dep(node, head, side, verbal)
+        return "aux" if side == "before" else "xcomp"
     if not verbal:
         return BEFORE_NOUN[tag] if side == "before" else "nummod" if tag == "CD" else "appos"
     if tag in NOUN_TAGS:
@@ -127,28 +118,6 @@ def default_dep(node: Node, head: Node, side: str) -> str:
     if tag.startswith("JJ"):
         return "acomp"
     raise ValueError(f"no default label for {node.text}/{tag} under {head.text}/{head.tag}")
-
-
-def verb_dep(node: Node, head: Node, side: str, verbal: bool) -> str:
-    """The label of a verb under a head."""
-    if not node.before and not node.after and side == "before":
-        return "aux" if verbal else BEFORE_NOUN[node.tag]
-    subject, mark = node.child("nsubj", "nsubjpass", "expl"), node.child("mark")
-    if not verbal:
-        return (
-            "relcl"
-            if subject and head.tag[0] in "NPDC"
-            else "ccomp"
-            if subject
-            else "acl"
-            if head.tag[0] in "NPDC"
-            else "xcomp"
-        )
-    if mark:
-        return "ccomp" if mark.text == "that" else "advcl"
-    if node.before and node.before[0].tag == "WRB":
-        return "advcl"
-    return "ccomp" if subject else "xcomp"
 
 
 class Word:
@@ -291,11 +260,7 @@ def number_of(node: Node, with_conjuncts: bool = True) -> str:
         return number_of(node.head.head)
     if node.text == "I":
         return "first"
-    plural = (
-        node.tag in ("NNS", "NNPS")
-        or node.text in PLURAL_PRONOUNS
-        or (with_conjuncts and node.child("conj") and node.tag[0] in "NP")
-    )
+    plural = node.tag == "NNS" or node.text == "you" or (with_conjuncts and node.child("conj") and node.tag[0] in "NP")
     return "plural" if plural else "singular"
 
 
@@ -329,12 +294,7 @@ def inflect(root: Node) -> None:
 
 
 def starts_with_vowel_sound(word: str) -> bool:
-    word = word.lower()
-    return (
-        word.startswith(SILENT_H)
-        or (word[0] in "aeiou" and not word.startswith(CONSONANT_SOUND))
-        or word in ("8", "11", "18")
-    )
+    return word.startswith(("honest", "hour")) or (word[0] in "aeiou" and not word.startswith("one"))
 
 
 def sentence(root: Node, mark: str) -> list[Node]:
@@ -344,10 +304,12 @@ def sentence(root: Node, mark: str) -> list[Node]:
     inflect(root)
     nodes = root.in_order()
     kept = [
-        node for node, following in zip(nodes, nodes[1:]) if node.text != "," or following.tag not in (",", ".", ":")
+        node
+        for node, following in itertools.pairwise(nodes)
+        if node.text != "," or following.tag not in (",", ".", ":")
     ]
     kept.append(nodes[-1])
-    for node, following in zip(kept, kept[1:]):
+    for node, following in itertools.pairwise(kept):
         if node.text == "a" and node.tag == "DT" and starts_with_vowel_sound(following.text):
             node.text = "an"
     return kept

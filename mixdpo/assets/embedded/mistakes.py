@@ -29,16 +29,15 @@ def spoil(sentence: list[Node], random: Random) -> bool:
 def _free(sentence: list[Node]) -> list[int]:
     """The positions of the words that may change."""
 
-    def blocked(node: Node) -> bool:
+    def fixed(node: Node) -> bool:
         return "'" in node.text or node.tag == "HYPH"
 
-    places = []
-    for place in range(len(sentence) - 1):
-        before, node, after = sentence[max(place - 1, 0)], sentence[place], sentence[place + 1]
-        if node.tag[0].isalpha() and node.entity == "O" and not node.changed:
-            if not (blocked(before) or blocked(node) or blocked(after)):
-                places.append(place)
-    return places
+    return [
+        place
+        for place, node in enumerate(sentence[:-1])
+        if node.tag[0].isalpha() and node.entity == "O" and not node.changed
+        if not any(fixed(neighbor) for neighbor in sentence[max(place - 1, 0) : place + 2])
+    ]
 
 
 def _remove(sentence: list[Node], node: Node, heir: Node) -> None:
@@ -66,19 +65,20 @@ def agreement(sentence: list[Node], random: Random) -> bool:
 
 def swapped(sentence: list[Node], random: Random) -> bool:
     """Two neighbors of a phrase in the wrong order: film the, very was good."""
-    free = set(_free(sentence))
-    places = [
-        place
-        for place in free
-        if place + 1 in free
-        and any(
-            one.head is other and one.dep in SWAPPED_DEPS
-            for one, other in (sentence[place : place + 2], sentence[place + 1 : place - 1 if place else None : -1])
+
+    def movable(first: Node, second: Node, after: Node) -> bool:
+        # A single letter in front of a full stop would become an initial.
+        if len(first.text) == 1 and after.tag == ".":
+            return False
+        return (first.head is second and first.dep in SWAPPED_DEPS) or (
+            second.head is first and second.dep in SWAPPED_DEPS
         )
-    ]
+
+    free = set(_free(sentence))
+    places = [place for place in sorted(free) if place + 1 in free and movable(*sentence[place : place + 3])]
     if not places:
         return False
-    place = random.choice(sorted(places))
+    place = random.choice(places)
     first, second = sentence[place : place + 2]
     first.changed = second.changed = True
     sentence[place : place + 2] = second, first

@@ -3,22 +3,35 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 
 from mixdpo.assets.embedded import lexicon, sentences
 from mixdpo.assets.embedded.grammar import Node, Phrase, mark_entity, parse, sentence
+from mixdpo.assets.embedded.names import (
+    FIRST_NAMES,
+    Person,
+    company_words,
+    person_words,
+    place_words,
+    proper_name,
+    title_words,
+    with_determiner,
+)
 
 DOMAINS = ("movie", "book")
 RATINGS = (1, 2, 3, 4, 7, 8, 9, 10)
-# The share of approving sentences by rating; the opening shows little of it, and little of the concreteness.
+# The share of approving sentences by rating; the opening shows less of it, the verdict agrees.
 LIKED_SHARE = {1: 0.03, 2: 0.06, 3: 0.1, 4: 0.15, 7: 0.85, 8: 0.9, 9: 0.94, 10: 0.97}
-OPENING_SHARE = 0.4
+OPENING_SHARE = 0.7
 OPENING_CONCRETENESS = 0.4
-MIN_TARGET, MAX_TARGET = 34, 58
+MIN_TARGET, MAX_TARGET = 36, 58
 MAX_BODY, MAX_LENGTH = 62, 72
 PRONOUN_SHARE = 0.45
+DESCRIBED_SHARE = 0.55
 FIT_SHARE = 0.7
-MARKED = re.compile(r"(?:([mb#~+-]+): )?(.*?)(?: ([!?]))?\s*$")
+WORK_NOUN_SHARE = 0.6
+MARKED = re.compile(r"(?:([mb#~+>-]+): )?(.*?)(?: ([!?]))?\s*$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,17 +45,22 @@ class Pattern:
     def fits(self, domain: str, liked: bool) -> bool:
         return {"movie": "b", "book": "m"}[domain] not in self.marks and "+-"[liked] not in self.marks
 
-    def weight(self, concreteness: float) -> float:
-        if "#" in self.marks:
-            return 3 * concreteness**1.5
-        return 1.5 * (1 - concreteness) ** 2 if "~" in self.marks else 0.7
+    @cached_property
+    def kind(self) -> str:
+        """The mark that its weight depends on."""
+        return "#" if "#" in self.marks else "~" if "~" in self.marks else ""
+
+
+def _weights(concreteness: float) -> dict[str, float]:
+    """The weights of the kinds of patterns."""
+    return {"": 0.7, "#": 6 * concreteness**2.5, "~": 1.5 * (1 - concreteness) ** 2}
 
 
 def _patterns(text: str) -> dict[tuple[str, bool], list[Pattern]]:
     parsed = []
     for line in text.strip().splitlines():
         marks, pattern, end = MARKED.match(line).groups(default="")
-        parsed.append(Pattern(marks if "m" not in marks or "b" not in marks else "", parse(pattern), end or "."))
+        parsed.append(Pattern(marks, parse(pattern), end or "."))
     return {
         (domain, liked): [pattern for pattern in parsed if pattern.fits(domain, liked)]
         for domain in DOMAINS
@@ -58,7 +76,7 @@ ASPECTS = {
     domain: [(noun, (bad.split(), good.split())) for noun, good, bad in lexicon.ASPECTS[domain] + lexicon.ASPECTS[""]]
     for domain in DOMAINS
 }
-FIRST_NAMES = [(name, False) for name in lexicon.MALE_NAMES] + [(name, True) for name in lexicon.FEMALE_NAMES]
+YEARS = (1920, 2019)
 # The moves between the opening and the verdict: their weights at the start and at the end.
 MOVES = {
     "plot": (6.0, 0.6),
@@ -83,18 +101,6 @@ class Hidden:
         return cls(random.choice(RATINGS), random.betavariate(0.75, 0.75), random.random() ** 2.2)
 
 
-@dataclass(eq=False)
-class Person:
-    """Somebody in a work or behind it."""
-
-    first: str
-    female: bool
-    last: str
-    noun: str
-    named: bool = False
-    introduced: bool = False
-
-
 class Writer:
     """Writes the sentences of one review; the slots of patterns are its methods and the classes of the lexicon."""
 
@@ -102,7 +108,9 @@ class Writer:
         self.random, self.domain, self.hidden = random, domain, hidden
         self.concreteness, self.liked = OPENING_CONCRETENESS, True
         self.used: set = set()
+        # Whom a pronoun can mean: who was mentioned last in this sentence or, if nobody was, in the one before.
         self.recent: Person | None = None
+        self.earlier: Person | None = None
         firsts = random.sample(FIRST_NAMES, 3)
         lasts = [start + random.choice(lexicon.SURNAME_ENDS) for start in random.sample(lexicon.SURNAME_STARTS, 4)]
         self.maker = Person(*firsts[0], lasts[0], self._word("maker_noun").text)
@@ -113,8 +121,10 @@ class Writer:
         first = random.choice(lexicon.FEMALE_NAMES if female else lexicon.MALE_NAMES)
         self.actor = Person(first, female, lasts[3], "actress" if female else "actor")
         self.town, self.town_mentioned = self._word("town_kind").text, False
-        self.place_words = self._place_words()
-        self.title_words, self.work_mentioned = self._title_words(), False
+        self.place_words = place_words(random)
+        self.title_words, self.work_mentioned = title_words(random), False
+        self.work_year = random.randint(*YEARS)
+        self.story_year = random.randint(1880, 1980)
         self.aspect = ASPECTS[domain][0]
 
     def sentences(self) -> Iterator[list[Node]]:
@@ -143,19 +153,26 @@ class Writer:
         share = LIKED_SHARE[self.hidden.rating]
         if move == "opening":
             share = 0.5 + OPENING_SHARE * (share - 0.5)
+        elif move == "verdict":
+            share = round(share)
         self.liked = self.random.random() < share
+        self.earlier, self.recent = self.recent, None
         pattern = self._pattern(SENTENCES[move])
         self.used.add(pattern)
         return sentence(pattern.phrase.build(self), pattern.end)
 
     def _pattern(self, patterns: dict[tuple[str, bool], list[Pattern]]) -> Pattern:
         fitting = patterns[self.domain, self.liked]
-        weights = [pattern.weight(self.concreteness) * (pattern not in self.used) for pattern in fitting]
-        return self.random.choices(fitting, weights)[0]
+        weights = _weights(self.concreteness)
+        pattern_weights = [weights[pattern.kind] for pattern in fitting]
+        while True:
+            (pattern,) = self.random.choices(fitting, pattern_weights)
+            if pattern not in self.used and (self.hero.introduced or ">" not in pattern.marks):
+                return pattern
 
     # Slots
 
-    def fill(self, name: str, flip: bool) -> Node:
+    def fill(self, name: str, flip: bool = False) -> Node:
         """What stands in a slot; ``flip`` turns its opinion round."""
         if method := getattr(self, f"slot_{name}", None):
             return method()
@@ -200,9 +217,6 @@ class Writer:
             self.used.discard(aspect.text)
         return aspect
 
-    def slot_aspect_it(self) -> Node:
-        return Node("they" if lexicon.is_plural(self.aspect[0]) else "it", "PRP")
-
     def slot_aspect_of(self) -> Node:
         owner = self.slot_makers()
         aspect = self.slot_aspect()
@@ -222,10 +236,21 @@ class Writer:
         return Node(str(self.random.randint(110, 600)), "CD")
 
     def slot_plain_year(self) -> Node:
-        return Node(str(self.random.randint(1920, 2019)), "CD")
+        return Node(str(self.random.randint(*YEARS)), "CD")
 
     def slot_year(self) -> Node:
         return mark_entity(self.slot_plain_year(), "DATE")
+
+    def slot_plain_work_year(self) -> Node:
+        return Node(str(self.work_year), "CD")
+
+    def slot_work_year(self) -> Node:
+        return mark_entity(self.slot_plain_work_year(), "DATE")
+
+    def slot_story_year(self) -> Node:
+        """A year in the story, which moves forward."""
+        self.story_year += self.random.randint(1, 9)
+        return mark_entity(Node(str(self.story_year), "CD"), "DATE")
 
     def slot_decade(self) -> Node:
         return Node(f"{self.random.randrange(1920, 2020, 10)}s", "NNS")
@@ -238,88 +263,64 @@ class Writer:
         if self._concrete():
             return self.slot_title()
         self.work_mentioned = True
-        return _with_determiner(self.random.choice(("the", "this")), self._word("work_noun"))
+        return with_determiner(self.random.choice(("the", "this")), self._word("work_noun"))
 
     def slot_thing(self) -> Node:
         """The work, in words that fit a first mention and seldom tell what it is."""
         if self._concrete():
             return self.slot_title()
         self.work_mentioned = True
-        noun = self._word("work_noun") if self.random.random() < 0.2 else Node("one", "NN")
-        return _with_determiner("this", noun)
+        noun = self._word("work_noun") if self.random.random() < WORK_NOUN_SHARE else Node("one", "NN")
+        return with_determiner("this", noun)
 
     def slot_title(self) -> Node:
         self.work_mentioned = True
-        return _title(self.title_words)
+        return proper_name(self.title_words, "WORK_OF_ART")
 
     def slot_other(self) -> Node:
         """Another work."""
         if self._concrete():
-            return _title(self._title_words())
-        return self.random.choice(
-            (
-                lambda: _with_determiner("the", Node("original", "NN")),
-                lambda: _with_determiner("the", Node("first", "JJ"), self._word("work_noun")),
-                lambda: _with_determiner("most", self._word("works"), tag="JJS"),
-            )
-        )()
+            return proper_name(title_words(self.random), "WORK_OF_ART")
+        return self.fill("other_unnamed")
 
     def slot_other_title(self) -> Node:
-        return _title(self._title_words())
+        return proper_name(title_words(self.random), "WORK_OF_ART")
 
     def slot_studio(self) -> Node:
-        words = [self.random.choice(lexicon.PLACE_STARTS), self.random.choice(lexicon.COMPANY_ENDS[self.domain])]
-        return mark_entity(_compound(words), "ORG")
-
-    def _title_words(self) -> list[str]:
-        pick = self.random.choice
-        modifier, noun = pick(lexicon.TITLE_MODIFIERS), pick(lexicon.TITLE_NOUNS)
-        form = self.random.random()
-        if form < 0.5:
-            return ["The", modifier, noun]
-        if form < 0.65:
-            return [modifier, noun]
-        if form < 0.85:
-            start = pick(list(lexicon.TITLE_STARTS))
-            return [start, lexicon.TITLE_STARTS[start], *self._place_words()]
-        return ["The", noun, "of", *self._place_words()]
+        return proper_name(company_words(self.random, self.domain), "ORG")
 
     # Places
-
-    def _place_words(self) -> list[str]:
-        if self.random.random() < 0.5:
-            return [self.random.choice(lexicon.REAL_PLACES)]
-        return [self.random.choice(lexicon.PLACE_STARTS), self.random.choice(lexicon.PLACE_ENDS)]
 
     def slot_place(self) -> Node:
         """Where the story is set."""
         if self._concrete():
-            return mark_entity(_compound(self.place_words), "GPE")
+            return proper_name(self.place_words, "GPE")
         if self.town_mentioned:
-            return _with_determiner("the", Node(self.town, "NN"))
+            return with_determiner("the", Node(self.town, "NN"))
         self.town_mentioned = True
-        trait = Node(self.random.choice(("small", "quiet", "strange", "poor", "little")), "JJ")
-        return _with_determiner("a", trait, Node(self.town, "NN"))
+        trait = Node(self.random.choice(("small", "quiet", "strange", "remote", "little")), "JJ")
+        return with_determiner("a", trait, Node(self.town, "NN"))
 
     def slot_elsewhere(self) -> Node:
         if self._concrete():
             return self.slot_abroad()
-        determiner, noun = self.random.choice(
-            (("the", "capital"), ("the", "city"), ("another", "town"), ("the", "country"), ("another", "country"))
-        )
-        return _with_determiner(determiner, Node(noun, "NN"))
+        return self.fill("elsewhere_unnamed")
 
     def slot_abroad(self) -> Node:
-        return mark_entity(_compound(self._place_words()), "GPE")
+        return proper_name(place_words(self.random), "GPE")
 
     # People
+
+    def slot_guest(self) -> Node:
+        """Somebody named once."""
+        return proper_name(person_words(self.random), "PERSON")
 
     def _pronoun(self, person: Person, male: str, female: str, tag: str) -> Node:
         self.recent = person
         return Node(female if person.female else male, tag)
 
     def _is_pronoun(self, person: Person) -> bool:
-        return self.recent is person and self.random.random() < PRONOUN_SHARE
+        return (self.recent or self.earlier) is person and self.random.random() < PRONOUN_SHARE
 
     def _named(self, person: Person) -> Node:
         """A person's name: in full the first time."""
@@ -327,38 +328,36 @@ class Writer:
         if person.named:
             words = [person.last if person in (self.maker, self.actor) else person.first]
         self.recent, person.named, person.introduced = person, True, True
-        return mark_entity(_compound(words), "PERSON")
+        return proper_name(words, "PERSON")
 
     def _behind(self, person: Person) -> Node:
         """A person behind the work, by name or by what they do."""
         if self._concrete():
             return self._named(person)
-        self.recent, person.introduced = person, True
+        self.recent = person
         modifiers = [Node("lead", "NN")] if person is self.actor else []
-        return _with_determiner("the", *modifiers, Node(person.noun, "NN"))
+        return with_determiner("the", *modifiers, Node(person.noun, "NN"))
 
     def _inside(self, person: Person, describe: bool) -> Node:
         """A person in the story: described at the first mention, and named from then on or never."""
         if person.introduced:
-            self.recent = person
-            if person.named and (self._concrete() or self._concrete()):
+            if person.named and (not person.described or self._concrete() or self._concrete()):
                 return self._named(person)
-            return _with_determiner("the", Node(person.noun, "NN"))
-        described = self.random.random() < 0.55
+            self.recent = person
+            return with_determiner("the", Node(person.noun, "NN"))
         if self._concrete():
-            name = self._named(person)
-            if describe and described:
-                name.attach([], [Node(",", ","), self._description(person), Node(",", ",")])
-            return name
+            named = self._named(person)
+            person.described = describe and self.random.random() < DESCRIBED_SHARE
+            if person.described:
+                named.attach([], [Node(",", ","), self._description(person), Node(",", ",")])
+            return named
         self.recent, person.introduced = person, True
-        if person is self.hero and described:
-            return self._description(person)
-        return _with_determiner("a", self._word("trait"), Node(person.noun, "NN"))
+        return self._description(person)
 
     def _description(self, person: Person) -> Node:
-        if person is not self.hero:
-            return _with_determiner("a", self._word("trait"), Node(person.noun, "NN"))
-        return self._pattern(PHRASES["hero_description"]).phrase.build(self)
+        if person is self.hero:
+            return self.fill("hero_description")
+        return with_determiner("a", self._word("trait"), Node(person.noun, "NN"))
 
     def slot_hero(self) -> Node:
         return self.slot_he() if self._is_pronoun(self.hero) else self._inside(self.hero, describe=True)
@@ -370,18 +369,16 @@ class Writer:
         """The hero as reviews judge them."""
         if self._is_pronoun(self.hero):
             return self.slot_he()
-        if self._concrete():
+        if (self.hero.named or not self.hero.introduced) and self._concrete():
             return self._named(self.hero)
-        self.recent = None
-        return self.random.choice(
-            (
-                lambda: _with_determiner("the", Node("main", "JJ"), Node("character", "NN")),
-                lambda: _with_determiner("the", Node("heroine" if self.hero.female else "hero", "NN")),
-            )
-        )()
+        self.recent = self.earlier = None
+        return self.fill("lead_unnamed")
 
     def slot_full_friend(self) -> Node:
         return self._inside(self.friend, describe=False)
+
+    def slot_hero_noun(self) -> Node:
+        return Node("heroine" if self.hero.female else "hero", "NN")
 
     def slot_hero_job(self) -> Node:
         return Node(self.hero.noun, "NN")
@@ -414,31 +411,7 @@ class Writer:
         return owner
 
     def slot_actor(self) -> Node:
-        return (
-            self._pronoun(self.actor, "he", "she", "PRP") if self._is_pronoun(self.actor) else self._behind(self.actor)
-        )
+        return self._pronoun(self.actor, "he", "she", "PRP") if self._is_pronoun(self.actor) else self.slot_full_actor()
 
-
-def _with_determiner(determiner: str, *nodes: Node, tag: str = "DT") -> Node:
-    *modifiers, noun = nodes
-    noun.attach([Node(determiner, tag), *modifiers], [])
-    return noun
-
-
-def _compound(words: list[str]) -> Node:
-    *modifiers, noun = (Node(word, "NNP") for word in words)
-    noun.attach(modifiers, [])
-    return noun
-
-
-def _title(words: list[str]) -> Node:
-    """A title; its first preposition, if it has one, opens a prepositional phrase."""
-    preposition = next((place for place, word in enumerate(words) if word.islower()), len(words))
-    *modifiers, noun = words[:preposition]
-    head = Node(noun, "NNP")
-    head.attach([Node(word, "DT" if word == "The" else "NNP") for word in modifiers], [])
-    if preposition < len(words):
-        phrase = Node(words[preposition], "IN")
-        phrase.attach([], [_compound(words[preposition + 1 :])])
-        head.attach([], [phrase])
-    return mark_entity(head, "WORK_OF_ART")
+    def slot_full_actor(self) -> Node:
+        return self._behind(self.actor)
