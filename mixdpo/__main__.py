@@ -7,9 +7,10 @@ import json
 import shutil
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
-from mixdpo.artifact import label, publish, scratch, sha256, write_json
+from mixdpo.artifact import label, publish, write_json
 from mixdpo.errors import UserError
 from mixdpo.stages import STAGES
 
@@ -52,8 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
     inputs = {name: Path(path) for name, path in (pair.split("=", 1) for pair in arguments.inputs)}
     folders = {name: p.parent if p.name == "manifest.json" else p for name, p in inputs.items()}
     function = getattr(importlib.import_module(STAGES[stage]), stage)
-    with publish(arguments.out, stage=stage, spec=spec, code=code, inputs=inputs) as staging:
-        resume = scratch(stage, spec, code, {p.as_posix(): sha256(p) for p in inputs.values()})
+    work = {"stage": stage, "spec": spec, "code": code, "inputs": inputs, "runtime": asdict(runtime)}
+    with publish(arguments.out, **work) as (staging, resume):
         function(staging, spec, runtime=runtime, resume=resume, **folders)
     write_json(arguments.facts / f"{label(arguments.out)}.json", facts(runtime, start))
 

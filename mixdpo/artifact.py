@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from mixdpo import durable
 from mixdpo.errors import Corrupt, UserError
 
 PRIVATE = Path(".mixdpo")  # locks, staging folders and resume state; on the same file system as the results
@@ -60,13 +61,9 @@ def verify(manifest: Path) -> dict:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` with sorted keys, flushed to the disk before the function returns."""
+    """Write `value` with sorted keys; on the disk, whole, when the function returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as f:
-        json.dump(value, f, indent=2, sort_keys=True)
-        f.write("\n")
-        f.flush()
-        os.fsync(f.fileno())
+    durable.write(path, lambda staged: staged.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n"))
 
 
 def label(manifest: Path) -> str:
@@ -75,19 +72,21 @@ def label(manifest: Path) -> str:
     return path.as_posix().strip("/").replace("/", "--")
 
 
-def scratch(stage: str, spec: Mapping, code: str, inputs: Mapping[str, str]) -> Path:
-    """The folder for resume state of exactly this work: another spec, code or input has another folder."""
-    key = hashlib.sha256(json.dumps([stage, spec, code, inputs], sort_keys=True).encode()).hexdigest()[:16]
-    folder = PRIVATE / "scratch" / f"{stage}-{key}"
+def scratch(*work: object) -> Path:
+    """The folder for resume state of exactly this work: another spec, code, input or precision has another folder."""
+    key = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:16]
+    folder = PRIVATE / "scratch" / f"{work[0]}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 @contextlib.contextmanager
-def publish(manifest: Path, *, stage: str, spec: dict, code: str, inputs: Mapping[str, Path]) -> Iterator[Path]:
-    """Verify `inputs`, yield a staging folder, and publish its files under `manifest` if the body succeeds.
+def publish(
+    manifest: Path, *, stage: str, spec: dict, code: str, inputs: Mapping[str, Path], runtime: Mapping | None = None
+) -> Iterator[tuple[Path, Path]]:
+    """Verify `inputs`, yield a staging and a resume folder, and publish what is staged if the body succeeds.
 
-    `inputs` maps names to manifests or plain files. Raises `UserError` if another process writes the same
+    The resume folder is the same for the same work on the same `runtime` until that work is published. `inputs` maps names to manifests or plain files. Raises `UserError` if another process writes the same
     artifact, `Corrupt` if an input does not match its manifest. A body that raises leaves nothing behind.
     """
     digests = {}
@@ -105,19 +104,22 @@ def publish(manifest: Path, *, stage: str, spec: dict, code: str, inputs: Mappin
         staging = PRIVATE / "staging" / label(manifest)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
+        resume = scratch(stage, spec, code, digests, runtime)
         try:
-            yield staging
+            yield staging, resume
             files = _files(staging)
+            for name in files:
+                durable.sync(staging / name)
             content = {"stage": stage, "spec": spec, "code": code, "inputs": digests, "files": files}
             write_json(staging / manifest.name, content)
             if _owns_folder(manifest):
                 shutil.rmtree(manifest.parent, ignore_errors=True)
                 manifest.parent.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(staging, manifest.parent)
+                durable.replace(staging, manifest.parent)
             else:
                 manifest.parent.mkdir(parents=True, exist_ok=True)
                 for name in [*files, manifest.name]:
-                    os.replace(staging / name, manifest.parent / name)
+                    durable.replace(staging / name, manifest.parent / name)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        shutil.rmtree(scratch(stage, spec, code, digests), ignore_errors=True)
+        shutil.rmtree(resume, ignore_errors=True)

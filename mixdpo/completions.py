@@ -1,7 +1,6 @@
 """Prompts from the first tokens of reviews, and completions sampled for them."""
 
 import json
-import os
 from itertools import islice
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pandas as pd
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from mixdpo import durable
 from mixdpo.corpus import read_reviews
 from mixdpo.errors import UserError
 from mixdpo.models import load_policy
@@ -41,6 +41,8 @@ def choose_prompts(reviews: Path, tokenizer: PreTrainedTokenizerBase, spec: dict
             )
         for review_id, tokens in long_enough:
             length = rng.integers(shortest, longest, endpoint=True)
+            while tokenizer.decode(tokens[:length]).endswith("\ufffd"):  # a character of several tokens stays whole
+                length += 1
             rows.append({"review_id": review_id, "domain": domain, "prompt_ids": tokens[:length]})
     frame = pd.DataFrame(rows)
     frame.insert(0, "prompt_id", range(len(frame)))
@@ -73,8 +75,7 @@ def complete(
         if not file.exists():
             seed = spec["seed"] * 1_000_003 + number
             drawn = sample(model, frame["prompt_ids"].iloc[rows].tolist(), spec, runtime, seed)
-            file.with_suffix(".tmp").write_text(json.dumps(drawn))
-            os.replace(file.with_suffix(".tmp"), file)
+            durable.write(file, lambda path, drawn=drawn: path.write_text(json.dumps(drawn)))
         for row, ids in zip(rows, json.loads(file.read_text()), strict=True):
             completions[row] = ids
     frame["completion_ids"] = completions

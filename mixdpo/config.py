@@ -83,6 +83,8 @@ def asset_files(config: dict, asset: str) -> dict[str, str]:
     section = config["assets"][asset]
     if section["source"] != "local":
         return {}
+    if asset != "reviews" and not section["local"]["path"]:
+        raise UserError(f"assets.{asset}.local.path: expected a folder, found none; name one or change the source")
     if asset == "reviews":
         return {f"file{i}": entry["path"] for i, entry in enumerate(section["local"]["files"])}
     known_by = "meta.json" if asset == "pipeline" else "config.json"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from transformers import AutoTokenizer
 
-from mixdpo.corpus import read_reviews
+from mixdpo.corpus import draw_texts
 from mixdpo.language import perplexity, token_rows, train_language_model
 from mixdpo.models import load_policy
 from mixdpo.runtime import Runtime
@@ -21,7 +21,7 @@ def sft(out: Path, spec: dict, *, runtime: Runtime, resume: Path, base: Path, re
     model = load_policy(base / "model", runtime)
     held_out = {
         domain: token_rows(
-            read_reviews(reviews, "test", [domain])["text"][: spec["perplexity_reviews"]],
+            draw_texts(reviews, "test", [domain], spec["perplexity_reviews"], spec["seed"]),
             tokenizer,
             spec["max_tokens"],
             first_only=True,
@@ -29,7 +29,7 @@ def sft(out: Path, spec: dict, *, runtime: Runtime, resume: Path, base: Path, re
         for domain in spec["domains"]
     }
     before = {domain: perplexity(model, rows, runtime) for domain, rows in held_out.items()}
-    texts = read_reviews(reviews, "train", spec["domains"])["text"][: spec["reviews"]]
+    texts = draw_texts(reviews, "train", spec["domains"], spec["reviews"], spec["seed"])
     rows = token_rows(texts, tokenizer, spec["max_tokens"], first_only=True)
     curve = train_language_model(model, rows, spec, runtime, resume)
     after = {domain: perplexity(model, rows, runtime) for domain, rows in held_out.items()}

@@ -1,6 +1,6 @@
 """One training loop for every model: batches, precision, schedule, curve, and a resume that gives the same bytes."""
 
-import os
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mixdpo import durable
 from mixdpo.errors import UserError
 from mixdpo.runtime import Runtime
 
@@ -38,7 +39,7 @@ def learning_rate_factor(step: int, steps: int, warmup: float, schedule: str) ->
     if step < warm:
         return (step + 1) / warm
     done = (step - warm) / max(1, steps - warm)
-    return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + np.cos(np.pi * done))}[schedule]
+    return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[schedule]
 
 
 def fit(
@@ -88,7 +89,6 @@ def fit(
         if time.monotonic() - saved_at > cost / SAVING_SHARE:
             started = time.monotonic()
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "rows": rows}
-            torch.save(state, state_file.with_suffix(".tmp"))
-            os.replace(state_file.with_suffix(".tmp"), state_file)
+            durable.write(state_file, lambda path, state=state: torch.save(state, path))
             saved_at, cost = time.monotonic(), time.monotonic() - started
     return pd.DataFrame(rows)

@@ -15,7 +15,7 @@ def inside(tmp_path, monkeypatch):
 
 
 def make(path, text="1", **inputs):
-    with publish(path, stage="s", spec={"a": 1}, code="c", inputs=inputs) as staging:
+    with publish(path, stage="s", spec={"a": 1}, code="c", inputs=inputs) as (staging, _):
         (staging / "deep").mkdir()
         (staging / "deep" / "payload").write_text(text)
     return path
@@ -35,7 +35,7 @@ def test_same_work_gives_the_same_manifest(tmp_path):
 
 def test_named_artifacts_share_a_folder(tmp_path):
     for name in ("table1", "table2"):
-        with publish(tmp_path / f"{name}.manifest.json", stage="s", spec={}, code="c", inputs={}) as staging:
+        with publish(tmp_path / f"{name}.manifest.json", stage="s", spec={}, code="c", inputs={}) as (staging, _):
             (staging / f"{name}.csv").write_text(name)
     assert (tmp_path / "table1.csv").read_text() == "table1"
     assert verify(tmp_path / "table2.manifest.json")["files"].keys() == {"table2.csv"}
@@ -44,7 +44,7 @@ def test_named_artifacts_share_a_folder(tmp_path):
 def test_failure_leaves_the_finished_artifact(tmp_path):
     manifest = make(tmp_path / "a/manifest.json")
     before = manifest.read_bytes()
-    with pytest.raises(ZeroDivisionError), publish(manifest, stage="s", spec={}, code="c", inputs={}) as staging:
+    with pytest.raises(ZeroDivisionError), publish(manifest, stage="s", spec={}, code="c", inputs={}) as (staging, _):
         (staging / "half").write_text("x")
         raise ZeroDivisionError
     assert manifest.read_bytes() == before

@@ -140,7 +140,7 @@ def test_local_model_is_linked_and_watched(tmp_path, monkeypatch, model_folder, 
     shutil.copytree(model_folder, local)
     manifest = tmp_path / "results/base/manifest.json"
     spec = {"source": "local", "path": str(local)}
-    with publish(manifest, stage="base", spec=spec, code="c", inputs={}) as staging:
+    with publish(manifest, stage="base", spec=spec, code="c", inputs={}) as (staging, _):
         base(staging, spec, runtime=runtime, resume=tmp_path)
     assert "model/model.safetensors" in verify(manifest)["files"]
     AutoModelForCausalLM.from_pretrained(manifest.parent / "model")

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from mixdpo import training
 from mixdpo.errors import UserError
 from mixdpo.models import load_policy
 from mixdpo.policies import PreferenceObjective, Triplets
@@ -80,11 +81,16 @@ def test_dpo_starts_at_log_2_and_descends(tmp_path, model_folder, triplets, runt
     assert {"loss", "accuracy", "margin", "kl", "gradient_norm"} <= set(curve)
 
 
-def test_interrupted_training_ends_with_the_same_bytes(tmp_path, model_folder, triplets, runtime):
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_interrupted_training_ends_with_the_same_bytes(
+    tmp_path, model_folder, triplets, runtime, schedule, monkeypatch
+):
+    monkeypatch.setattr(training, "SAVING_SHARE", 1e9)  # so that the state of the very last step is there
+    monkeypatch.setitem(SPEC, "schedule", schedule)
     whole, curve = train(tmp_path / "a", model_folder, triplets, runtime)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "b", model_folder, triplets, runtime, stop_at=7)
-    assert 0 < torch.load(tmp_path / "b/training.pt")["step"] <= 7
+    assert torch.load(tmp_path / "b/training.pt")["step"] == 7
     resumed, curve_again = train(tmp_path / "b", model_folder, triplets, runtime)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     pd.testing.assert_frame_equal(curve, curve_again)

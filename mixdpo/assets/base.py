@@ -8,6 +8,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
 from mixdpo.assets.models import check, obtain
+from mixdpo.errors import UserError
 from mixdpo.language import token_rows, train_language_model
 from mixdpo.runtime import Runtime
 
@@ -35,6 +36,12 @@ def base(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reviews: Path
     frame = pd.read_parquet(reviews / "reviews.parquet")
     texts = frame.loc[frame["split"].isin(spec["splits"]), "text"]
     texts = texts.sample(frac=1, random_state=spec["seed"])[: spec["reviews"]]
+    if texts.empty:
+        found = ", ".join(sorted(frame["split"].unique()))
+        raise UserError(
+            f"{reviews}: expected reviews of the splits {spec['splits']}, found {found}; "
+            "correct assets.base.reviews.splits or assets.reviews"
+        )
     tokenizer = train_tokenizer(texts, spec["vocabulary"], out / "model")
     torch.manual_seed(spec["seed"])
     model = GPT2LMHeadModel(

@@ -17,4 +17,4 @@ def embedded_reviews(out: Path, spec: dict, *, runtime: Runtime, resume: Path) -
         splits = [split for split in ("base", "train", "test") for _ in range(sizes[split])]
         for i, review in enumerate(embedded.reviews(domain, len(splits), spec["seed"])):
             rows.append((f"{domain}-{i}", review.text, review.label, review.rating, domain, splits[i]))
-    write(out, pd.DataFrame(rows, columns=COLUMNS), {})
+    write(out, pd.DataFrame(rows, columns=COLUMNS))

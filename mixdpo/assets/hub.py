@@ -48,6 +48,11 @@ def read_dataset(entry: dict) -> pd.DataFrame:
         raise _unreachable("reviews", f"{entry['repository']}@{entry['revision']}", error) from error
     frame = frame.rename(columns=entry.get("columns", {}))
     if "positive_from" in entry:
+        if "rating" not in frame:
+            raise UserError(
+                f"assets.reviews.hub: expected a column rating in {entry['repository']}, found {list(frame)}; "
+                "name it under columns or drop positive_from"
+            )
         frame["label"] = frame["rating"].map(
             lambda r: 1 if r >= entry["positive_from"] else 0 if r <= entry["negative_to"] else None
         )

@@ -8,7 +8,6 @@ import pandas as pd
 import pyarrow.parquet as pq
 from pyarrow import ArrowInvalid
 
-from mixdpo.artifact import sha256
 from mixdpo.assets import hub
 from mixdpo.errors import UserError
 from mixdpo.runtime import Runtime
@@ -27,20 +26,33 @@ def read_file(entry: dict) -> pd.DataFrame:
     try:
         frame = pq.read_table(path).to_pandas()
     except (ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: expected a parquet file, found: {str(error).splitlines()[0]}") from None
-    return as_corpus(frame, entry, str(path), path.stem)
+        raise UserError(
+            f"{path}: expected a parquet file, found: {str(error).splitlines()[0]}; replace the file"
+        ) from None
+    return as_corpus(frame, entry, str(path))
 
 
-def as_corpus(frame: pd.DataFrame, entry: dict, where: str, stem: str) -> pd.DataFrame:
+def as_corpus(frame: pd.DataFrame, entry: dict, where: str) -> pd.DataFrame:
     """Check columns, types and labels of raw reviews and give them the corpus's columns."""
     if "text" not in frame or not len(frame):
-        raise UserError(f"{where}: expected rows with a column text, found {len(frame)} rows of {list(frame)}")
-    if not frame["text"].map(lambda t: isinstance(t, str)).all():
-        raise UserError(f"{where}: expected strings in column text, found {frame['text'].map(type).iloc[0].__name__}")
+        raise UserError(
+            f"{where}: expected rows with a column text, found {len(frame)} rows of {list(frame)}; correct the file"
+        )
+    other = frame.loc[~frame["text"].map(lambda t: isinstance(t, str)), "text"]
+    if len(other):
+        raise UserError(
+            f"{where}: expected strings in column text, found {other.iloc[0]!r} in row {other.index[0]}; correct the file"
+        )
+    rating = pd.to_numeric(frame["rating"], errors="coerce") if "rating" in frame else None
+    if rating is not None and (rating.isna() & frame["rating"].notna()).any():
+        found = frame.loc[rating.isna() & frame["rating"].notna(), "rating"].iloc[0]
+        raise UserError(f"{where}: expected numbers in column rating, found {found!r}; correct the file")
     label = frame["label"] if "label" in frame else pd.Series(None, frame.index, dtype=object)
     unknown = {v for v in label.dropna().unique() if v not in LABELS and v != -1}
     if unknown:
-        raise UserError(f"{where}: expected labels 0, 1, neg, pos or none in column label, found {sorted(unknown)}")
+        raise UserError(
+            f"{where}: expected labels 0, 1, neg, pos or none in column label, found {sorted(map(str, unknown))}; correct the file"
+        )
     split = entry.get("split")
     if split is None:
         rng = np.random.default_rng(entry["seed"])
@@ -48,10 +60,10 @@ def as_corpus(frame: pd.DataFrame, entry: dict, where: str, stem: str) -> pd.Dat
     ids = frame["id"] if "id" in frame else pd.Series(range(len(frame)), frame.index)
     return pd.DataFrame(
         {
-            "id": f"{entry['domain']}-{stem}-" + ids.astype(str),
+            "id": ids.astype(str),
             "text": frame["text"],
             "label": label.map(LABELS.get),
-            "rating": frame.get("rating"),
+            "rating": rating,
             "domain": entry["domain"],
             "split": split,
         }
@@ -70,14 +82,13 @@ def clean(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     return frame.astype({"label": "Int64", "rating": "Float64"}), counts
 
 
-def write(out: Path, raw: pd.DataFrame, sources: dict[str, str]) -> None:
-    """Write the cleaned `reviews.parquet` and `counts.json`: rows, drops, SHA-256 of the sources."""
+def write(out: Path, raw: pd.DataFrame) -> None:
+    """Write the cleaned `reviews.parquet` and `counts.json`: rows read, dropped and kept."""
     frame, counts = clean(raw)
     if frame.empty:
-        raise UserError(f"assets.reviews: expected reviews with text, found {counts}")
+        raise UserError(f"assets.reviews: expected reviews with text, found {counts}; correct assets.reviews")
     sizes = frame.groupby(["domain", "split"]).size()
     counts["rows"] = {f"{domain}/{split}": int(n) for (domain, split), n in sizes.items()}
-    counts["sources"] = sources
     frame.to_parquet(out / "reviews.parquet", index=False)
     (out / "counts.json").write_text(json.dumps(counts, indent=2, sort_keys=True))
 
@@ -87,7 +98,9 @@ def reviews(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **files: P
     if spec["source"] == "local":
         frames = [read_file(entry) for entry in spec["files"]]
     else:
-        frames = [as_corpus(hub.read_dataset(e), e, e["repository"], e["hub_split"]) for e in spec["datasets"]]
+        frames = [as_corpus(hub.read_dataset(e), e, e["repository"]) for e in spec["datasets"]]
     if not frames:
         raise UserError("assets.reviews: expected at least one file or dataset, found none; list them in the section")
-    write(out, pd.concat(frames, ignore_index=True), {path.name: sha256(path) for path in files.values()})
+    for number, frame in enumerate(frames):
+        frame["id"] = frame["domain"] + f"-{number}-" + frame["id"]
+    write(out, pd.concat(frames, ignore_index=True))

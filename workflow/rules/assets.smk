@@ -1,7 +1,7 @@
 # Bring the review corpus into one form.
 rule reviews:
     input:
-        unpack(lambda wildcards: asset_files(config, "reviews")),
+        **asset_inputs("reviews"),
     output:
         f"{RESULTS}/assets/reviews/manifest.json",
     log:
@@ -27,8 +27,7 @@ rule reviews:
 # Train the base language model on reviews, or obtain a checkpoint.
 rule base:
     input:
-        unpack(lambda wildcards: asset_files(config, "base")),
-        reviews=f"{RESULTS}/assets/reviews/manifest.json",
+        **asset_inputs("base"),
     output:
         f"{RESULTS}/assets/base/manifest.json",
     log:
@@ -54,8 +53,7 @@ rule base:
 # Train the sentiment classifier, or obtain a checkpoint.
 rule classifier:
     input:
-        unpack(lambda wildcards: asset_files(config, "classifier")),
-        reviews=f"{RESULTS}/assets/reviews/manifest.json",
+        **asset_inputs("classifier"),
     output:
         f"{RESULTS}/assets/classifier/manifest.json",
     log:
@@ -81,7 +79,7 @@ rule classifier:
 # Train the spaCy pipeline on gold parses, or obtain one.
 rule pipeline:
     input:
-        unpack(lambda wildcards: asset_files(config, "pipeline")),
+        **asset_inputs("pipeline"),
     output:
         f"{RESULTS}/assets/pipeline/manifest.json",
     log:

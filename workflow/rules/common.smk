@@ -16,7 +16,7 @@ except UserError as error:
     sys.exit(f"error: {error}")
 
 RESULTS = f"results/{config['run']}"
-PUBLISHED = Path(workflow.current_basedir).parent / "published"
+PUBLISHED = Path("workflow/published")  # relative, as manifests record it
 TABLES = published(PUBLISHED)
 DEVICE, PRECISION, THREADS = (config["runtime"][key] for key in ("device", "precision", "threads"))
 GPU = 0 if DEVICE == "cpu" else 1
@@ -28,6 +28,12 @@ wildcard_constraints:
     method="|".join(config["policies"]["methods"]),
     seed="[0-9]+",
     table="|".join(TABLES),
+
+
+def asset_inputs(asset):
+    """Local files that an asset is made from, and the reviews if it is trained on them."""
+    trained = config["assets"][asset]["source"] == "reviews"
+    return asset_files(config, asset) | ({"reviews": f"{RESULTS}/assets/reviews/manifest.json"} if trained else {})
 
 
 def spec_of(stage):
