@@ -1,5 +1,6 @@
 """The configuration: checked as a whole, then handed out in slices, one per stage."""
 
+import ast
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,13 +24,12 @@ def validate(config: dict) -> None:
 
 def _one_line(fault: ValidationError) -> str:
     key = ".".join(str(part) for part in fault.absolute_path) or "config"
-    if fault.validator in ("additionalProperties", "propertyNames") and isinstance(fault.instance, dict):
+    if fault.validator == "additionalProperties":
         known = sorted(fault.schema.get("properties", {}))
         unknown = next((k for k in fault.instance if k not in known), None)
         near = difflib.get_close_matches(str(unknown), known, 1)
-        return f"{key}: expected the keys {', '.join(known)}; found {unknown}" + (
-            f"; did you mean {near[0]}?" if near else ""
-        )
+        remedy = f"did you mean {near[0]}?" if near else "delete it"
+        return f"{key}: expected the keys {', '.join(known)}; found {unknown}; {remedy}"
     expected = {
         "enum": lambda: f"one of {', '.join(map(str, fault.validator_value))}",
         "required": lambda: f"the key {next(k for k in fault.validator_value if k not in fault.instance)}",
@@ -53,12 +53,14 @@ def _check_relations(config: dict) -> None:
     assets, completions = config["assets"], config["completions"]
     shortest, longest = completions["prompt_tokens"]
     if shortest > longest:
-        raise UserError(f"completions.prompt_tokens: expected [shortest, longest], found [{shortest}, {longest}]")
+        raise UserError(
+            f"completions.prompt_tokens: expected [shortest, longest], found [{shortest}, {longest}]; swap them"
+        )
     for name in ("base", "classifier"):
         size = assets[name]["reviews"]
         if size["width"] % size["heads"]:
             raise UserError(
-                f"assets.{name}.reviews.heads: expected a divisor of width {size['width']}, found {size['heads']}"
+                f"assets.{name}.reviews.heads: expected a divisor of width {size['width']}, found {size['heads']}; choose another"
             )
     size = assets["base"]["reviews"]
     for stage in ("completions", "evaluations"):
@@ -66,13 +68,28 @@ def _check_relations(config: dict) -> None:
         if assets["base"]["source"] == "reviews" and needed > size["positions"]:
             raise UserError(
                 f"assets.base.reviews.positions: expected at least {needed} (longest prompt + {stage}.max_new_tokens), "
-                f"found {size['positions']}"
+                f"found {size['positions']}; raise it or lower the others"
             )
     if (
         assets["base"]["source"] == "reviews"
         and max(size["max_tokens"], config["sft"]["max_tokens"]) > size["positions"]
     ):
-        raise UserError(f"assets.base.reviews.positions: expected at least max_tokens, found {size['positions']}")
+        raise UserError(
+            f"assets.base.reviews.positions: expected at least max_tokens, found {size['positions']}; raise it"
+        )
+    for name, experiment in config["experiments"].items():
+        for reward in experiment["rewards"]:
+            if reward not in reward_names():
+                known = ", ".join(reward_names())
+                raise UserError(f"experiments.{name}.rewards: expected some of {known}, found {reward}; correct it")
+        for domain in experiment["domains"]:
+            sizes = assets["reviews"]["embedded"]["sizes"]
+            if assets["reviews"]["source"] == "embedded" and domain not in sizes:
+                found = ", ".join(sizes)
+                raise UserError(
+                    f"experiments.{name}.domains: expected some of {found}, found {domain}; "
+                    "add it to assets.reviews.embedded.sizes"
+                )
     for key, path in [(f"assets.{asset}", p) for asset in assets for p in asset_files(config, asset).values()]:
         if not Path(path).is_file():
             raise UserError(f"{key}.local: expected a file, found no {path}; correct the path or the source")
@@ -89,6 +106,28 @@ def asset_files(config: dict, asset: str) -> dict[str, str]:
         return {f"file{i}": entry["path"] for i, entry in enumerate(section["local"]["files"])}
     known_by = "meta.json" if asset == "pipeline" else "config.json"
     return {"model": f"{section['local']['path']}/{known_by}"}
+
+
+def check_tables(config: dict, tables: dict[str, dict]) -> None:
+    """Raise `UserError` if a published table names an experiment, reward or method that the configuration lacks."""
+    for name, table in tables.items():
+        where = f"workflow/published/{name}.yaml"
+        for experiment in table.get("experiments", [table["experiment"]] if "experiment" in table else []):
+            if experiment not in config["experiments"]:
+                found = ", ".join(config["experiments"])
+                raise UserError(f"experiments: expected {experiment}, which {where} prints, found {found}; add it")
+            lacking = [
+                r
+                for r in table.get("columns", table.get("rewards", []))
+                if r not in config["experiments"][experiment]["rewards"]
+            ]
+            if lacking:
+                raise UserError(
+                    f"experiments.{experiment}.rewards: expected {lacking[0]}, which {where} prints; add it"
+                )
+        for method in methods_of(table):
+            if method != "reference" and method not in config["policies"]["methods"]:
+                raise UserError(f"policies.methods: expected {method}, which {where} prints; add it")
 
 
 def asset_stage(config: dict, asset: str) -> str:
@@ -110,7 +149,8 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
         case "rewards":
             return {"names": chosen["rewards"]}
         case "validity":
-            return config["rewards"]["validity"]
+            domains = sorted({d for e in config["experiments"].values() for d in e["domains"]})
+            return config["rewards"]["validity"] | {"domains": domains}
         case "preferences":
             return config["preferences"] | {"styles": chosen["rewards"]}
         case "reference":
@@ -129,6 +169,13 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
 def policies_of(config: dict, method: str) -> list[str]:
     """The policies of a method, one per training seed; the reference policy has none."""
     return ["reference"] if method == "reference" else [f"{method}/seed{seed}" for seed in config["seeds"]]
+
+
+def reward_names() -> list[str]:
+    """Names of the registered rewards, read from the source: the workflow does not load torch to check a name."""
+    tree = ast.parse((Path(__file__).parent / "rewards.py").read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return [f.name for f in functions if any(getattr(d, "id", "") == "reward" for d in f.decorator_list)]
 
 
 def published(folder: Path) -> dict[str, dict]:

@@ -10,6 +10,8 @@ from tabulate import tabulate
 from mixdpo.runtime import Runtime
 from mixdpo.statistics import mean_and_se
 
+LATEX = {"±": r"$\pm$", "σ": r"$\sigma$", "‖": r"$\|$", "π": r"$\pi$", "≥": r"$\ge$", "–": "--"}
+
 
 def paper(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: Path, **artifacts: Path) -> None:
     """Write `TABLE.csv` with one row a cell, and `TABLE.md` and `TABLE.tex` as they are read.
@@ -22,7 +24,8 @@ def paper(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: P
     for suffix, fmt in ("md", "github"), ("tex", "latex_booktabs"):
         text = tabulate(grid, headers="keys", tablefmt=fmt, showindex=False, disable_numparse=True, missingval="")
         if suffix == "tex":
-            text = text.replace("±", r"$\pm$").replace("σ", r"$\sigma$").replace("‖", r"$\|$").replace("π", r"$\pi$")
+            for sign, command in LATEX.items():
+                text = text.replace(sign, command)
             (out / f"{spec['table']}.tex").write_text(f"% {table['title']}\n{text}\n")
         else:
             (out / f"{spec['table']}.md").write_text(f"**{table['title']}** ({table['where']})\n\n{text}\n")
@@ -126,11 +129,24 @@ def alignment_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFra
 
 
 def validity_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The validity stage's figures: rewards and tests down, kinds of text across."""
+    """The validity stage's figures: rewards and tests down, kinds of text across; the aim is for whole reviews."""
     cells = pd.read_csv(artifacts["validity"] / "validity.csv")
-    shown = cells.assign(value=cells["value"].map("{:.3f}".format) + " (n = " + cells["n"].astype(str) + ")")
-    grid = shown.pivot(index=["reward", "test", "metric"], columns="text", values="value")
-    return cells, grid.sort_index(axis=1, ascending=False).reset_index()
+    cells["bar"] = cells["reward"].map(table["bars"]).where(cells["text"] == "whole review")
+    grid = []
+    for (reward, test, metric), rows in cells.groupby(["reward", "test", "metric"]):
+        whole, crop = (rows[rows["text"] == text].iloc[0] for text in ("whole review", "crop"))
+        grid.append(
+            {
+                "Reward": reward,
+                "Test": test,
+                "Metric": metric,
+                "Whole review": f"{whole['value']:.3f}",
+                "Aim": f"≥ {whole['bar']:.2f}",
+                "Crop": f"{crop['value']:.3f}",
+                "n (whole, crop)": f"{whole['n']}, {crop['n']}",
+            }
+        )
+    return cells, pd.DataFrame(grid)
 
 
 def perplexity_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:

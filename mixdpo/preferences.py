@@ -73,10 +73,13 @@ def preferences(out: Path, spec: dict, *, runtime: Runtime, resume: Path, comple
     frame = pd.read_parquet(completions / "completions.parquet")
     comparisons = compare(frame.merge(scores, on=["prompt_id", "sample"], validate="1:1"), spec["styles"])
     triplets = comparisons[~comparisons["tie"]].drop(columns=["pair", "swapped", "tie"])
-    if triplets.empty:
-        raise UserError(f"{rewards}: expected preferences, found {len(comparisons)} ties and nothing else")
     ids = np.random.default_rng(spec["seed"]).permutation(frame["prompt_id"].unique())
-    validation = triplets["prompt_id"].isin(ids[: round(spec["validation_share"] * len(ids))])
+    validation = triplets["prompt_id"].isin(ids[: max(1, round(spec["validation_share"] * len(ids)))])
+    if validation.all() or not validation.any():
+        raise UserError(
+            f"{rewards}: expected preferences for training and for validation, found {(~validation).sum()} and "
+            f"{validation.sum()} beside {len(comparisons) - len(triplets)} ties; raise completions.prompts"
+        )
     for name, part in ("train", triplets[~validation]), ("validation", triplets[validation]):
         part.reset_index(drop=True).to_parquet(out / f"{name}.parquet", index=False)
     counts = comparisons.groupby("style").agg(pairs=("tie", "size"), ties=("tie", "sum"))

@@ -52,7 +52,10 @@ class Tools:
         model = AutoModelForSequenceClassification.from_pretrained(self.classifier).to(self.device).eval()
         positive = [i for i, label in model.config.id2label.items() if label.upper().startswith("POS")]
         if len(positive) != 1:
-            raise UserError(f"{self.classifier}: expected one POSITIVE class, found {dict(model.config.id2label)}")
+            raise UserError(
+                f"{self.classifier}: expected one POSITIVE class, found {dict(model.config.id2label)}; "
+                "correct id2label in its config.json"
+            )
         return AutoTokenizer.from_pretrained(self.classifier), model, int(positive[0])
 
     def docs(self, texts: Sequence[str]) -> list:
@@ -331,12 +334,17 @@ DO = split("do does did")
 
 
 def score(texts: Sequence[str], names: Sequence[str], tools: Tools) -> pd.DataFrame:
-    """One row per text, one float column per reward name."""
+    """One row per text, one float column per reward name; equal texts are scored once, so that they always tie."""
     unknown = [name for name in names if name not in REWARDS]
     if unknown:
         raise UserError(f"unknown reward {', '.join(unknown)}: expected some of {', '.join(REWARDS)}")
-    texts = list(texts)
-    return pd.DataFrame({name: REWARDS[name](texts, tools) for name in names}, dtype=float)
+    unique = list(dict.fromkeys(texts))
+    table = pd.DataFrame({name: REWARDS[name](unique, tools) for name in names}, index=unique, dtype=float)
+    for name in names:
+        if not np.isfinite(table[name]).all():
+            text = table.index[~np.isfinite(table[name])][0]
+            raise UserError(f"reward {name}: expected a finite number, found {table[name][text]} for {text!r}; mend it")
+    return table.loc[list(texts)].reset_index(drop=True)
 
 
 def rewards(

@@ -1,6 +1,6 @@
 """Validity: does each reward measure what it is named for?
 
-A reward is held to human reviews of the test split. Sentiment must separate labelled positive from negative reviews;
+A reward is held to reviews of the test split. Sentiment must separate labelled positive from negative reviews;
 informativeness and grammar must prefer a review to itself after damage. The damage is defined by the surface of the
 text alone (white space, capitals, word lists), never by the parse or the entities that the rewards look at, so that
 no reward is judged by itself.
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from spacy.lang.en.stop_words import STOP_WORDS
 
+from mixdpo.corpus import read_reviews
 from mixdpo.rewards import Tools, score, split
 from mixdpo.runtime import Runtime
 
@@ -158,7 +159,7 @@ def validity(
 
     Writes out/validity.csv: reward, text, test, metric, value, n. Only texts that the damage changed are counted.
     """
-    rows = pd.read_parquet(reviews / "reviews.parquet").query("split == 'test'").reset_index(drop=True)
+    rows = read_reviews(reviews, "test", spec["domains"])
     rng = np.random.default_rng(spec["seed"])
     rows = rows.iloc[np.sort(rng.permutation(len(rows))[: spec["n"]])]
     tools, table = Tools(classifier / "model", pipeline / "model", runtime.device), []

@@ -7,10 +7,11 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from mixdpo.config import spec, validate
+from mixdpo.config import asset_files, check_tables, published, spec, validate
 from mixdpo.errors import UserError
 
 ROOT = Path(__file__).parent.parent
+SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
 
 
@@ -23,12 +24,32 @@ def overlaid(path: Path) -> dict:
 @pytest.mark.parametrize(
     "path", [*sorted((ROOT / "config").glob("*.yaml")), ROOT / "tests/tiny.yaml"], ids=lambda p: p.stem
 )
-def test_overlays_are_valid(path, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_overlays_are_valid(path, tmp_path, monkeypatch):
+    """Local files are made up, so that an overlay is checked where they are not."""
     config = overlaid(path)
-    if config["assets"]["reviews"]["source"] == "local" and not Path("../shared/assets").is_dir():
-        pytest.skip("the local reviews of this overlay are not on this machine")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for asset in config["assets"]:
+        for file in asset_files(config, asset).values():
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+            Path(file).touch()
     validate(config)
+    check_tables(config, published(ROOT / "workflow/published"))
+
+
+def test_every_key_is_described():
+    def keys(schema, name):
+        for key, value in schema.get("properties", {}).items():
+            target = SCHEMA["$defs"][value["$ref"].rsplit("/", 1)[1]] if "$ref" in value else {}
+            if not (value.get("description") or target.get("description")):
+                yield f"{name}{key}"
+            yield from keys(value, f"{name}{key}.")
+            yield from keys(target, f"{name}{key}.")
+        for inner in (schema.get("items"), schema.get("additionalProperties")):
+            if isinstance(inner, dict):
+                yield from keys(inner, f"{name}*.")
+
+    assert list(keys(SCHEMA, "")) == []
 
 
 def test_default_is_valid():
@@ -60,6 +81,9 @@ def changed(key: str, value) -> dict:
         ("completions.max_new_tokens", 1000, ["positions", "1008", "128"]),
         ("assets.base.reviews.heads", 3, ["assets.base.reviews.heads", "divisor", "3"]),
         ("policies.methods.dpo", {}, ["policies.methods.dpo", "beta"]),
+        ("experiments.multi_reward.rewards", ["humour"], ["experiments.multi_reward.rewards", "sentiment", "humour"]),
+        ("experiments.multi_reward.domains", ["recipe"], ["experiments.multi_reward.domains", "movie", "recipe"]),
+        ("assets.base.source", "local", ["assets.base.local.path", "found none"]),
         ("experiments.multi_reward.domains", [], ["experiments.multi_reward.domains", "at least 1"]),
     ],
 )
@@ -68,8 +92,23 @@ def test_faults_are_one_line(key, value, words):
         validate(changed(key, value))
     message = str(error.value)
     assert "\n" not in message and len(message) < 300
+    assert ";" in message, "says what to do next"
     for word in words:
         assert word in message, message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("experiments", {"other": DEFAULT["experiments"]["multi_reward"]}, ["experiments", "multi_reward"]),
+        ("experiments.multi_reward.rewards", ["sentiment"], ["multi_reward.rewards", "informativeness"]),
+        ("policies.methods", {"other": {"beta": 0.1}}, ["policies.methods", "dpo"]),
+    ],
+)
+def test_tables_that_the_configuration_cannot_fill_are_named(key, value, words):
+    with pytest.raises(UserError) as error:
+        check_tables(changed(key, value), published(ROOT / "workflow/published"))
+    assert all(word in str(error.value) for word in [*words, "workflow/published/", "add it"])
 
 
 def test_missing_local_file_is_named():

@@ -2,13 +2,16 @@
 
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
 from mixdpo.losses import expert_loss, log_bradley_terry, log_mbt_likelihood, log_reward_posterior, responsibilities
-from mixdpo.models import TokenBatch, load_policy, sequence_log_probs
+from mixdpo.models import load_policy
+from mixdpo.policies import PreferenceObjective, Triplets
 from mixdpo.reference import log_probs
 from mixdpo.runtime import Runtime
 
@@ -124,12 +127,13 @@ def test_parity_with_trl(model_folder, tmp_path):
     for ids, mask, real in zip(inputs["input_ids"], inputs["completion_mask"].bool(), inputs["attention_mask"].bool()):
         prompts.append(ids[real & ~mask].tolist())
         completions.append(ids[mask].tolist())
-    batch = TokenBatch.of(prompts, completions, "cpu")
-    ours_log_probs = sequence_log_probs(policy, batch).view(2, -1).T
-    ref = torch.from_numpy(log_probs(reference, prompts, completions, runtime)).float().view(2, -1).T
-    log_ratio = (ours_log_probs - ref).unsqueeze(1)
-    log_w, r = torch.zeros(3, 1), 0.1 * log_ratio.detach()
-    ours = expert_loss(log_ratio, responsibilities(log_w, r), log_reward_posterior(log_w, r), 0.1).sum(1).mean()
+    half = len(prompts) // 2  # chosen first
+    ids = {"prompt_ids": prompts[:half], "chosen_ids": completions[:half], "rejected_ids": completions[half:]}
+    pd.DataFrame(ids).to_parquet(tmp_path / "triplets.parquet")
+    ref = log_probs(reference, prompts, completions, runtime)
+    pd.DataFrame({"chosen": ref[:half], "rejected": ref[half:]}).to_parquet(tmp_path / "reference.parquet")
+    triplets = Triplets(tmp_path / "triplets.parquet", tmp_path / "reference.parquet")
+    ours, _ = PreferenceObjective(policy, 0.1, runtime).loss(triplets, np.arange(half))
     ours.backward()
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     for name, p in policy.named_parameters():

@@ -5,19 +5,21 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(workflow.current_basedir)))
 
-from mixdpo.config import asset_files, asset_stage, methods_of, policies_of, published, spec, validate
+from mixdpo.config import asset_files, asset_stage, check_tables, methods_of, policies_of, published, spec, validate
 from mixdpo.errors import UserError
 from mixdpo.fingerprint import fingerprint
 from mixdpo.stages import STAGES
 
+PUBLISHED = Path("workflow/published")  # relative, as manifests record it
+
 try:
     validate(config)
+    TABLES = published(PUBLISHED)
+    check_tables(config, TABLES)
 except UserError as error:
     sys.exit(f"error: {error}")
 
 RESULTS = f"results/{config['run']}"
-PUBLISHED = Path("workflow/published")  # relative, as manifests record it
-TABLES = published(PUBLISHED)
 DEVICE, PRECISION, THREADS = (config["runtime"][key] for key in ("device", "precision", "threads"))
 GPU = 0 if DEVICE == "cpu" else 1
 

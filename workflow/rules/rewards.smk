@@ -26,7 +26,7 @@ rule rewards:
         f"python -m mixdpo rewards{COMMAND}"
 
 
-# Measure on human text that each reward measures what it is named for.
+# Measure on test reviews that each reward measures what it is named for.
 rule validity:
     input:
         reviews=f"{RESULTS}/assets/reviews/manifest.json",
