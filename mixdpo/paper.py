@@ -186,7 +186,7 @@ def preferences_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataF
             cells += [
                 {"experiment": experiment, "style": line.style, "figure": f, "value": v} for f, v in figures.items()
             ]
-            shown = {f"Agrees with {o}": f"{alike[line.style, o]:.3f}" for o in counts["style"] if o != line.style}
+            shown = {f"Agrees with {o}": f"{alike.get((line.style, o), np.nan):.3f}" for o in counts["style"]}
             grid.append(
                 {
                     "Experiment": experiment,
@@ -198,7 +198,7 @@ def preferences_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataF
                 }
                 | shown
             )
-    return pd.DataFrame(cells), pd.DataFrame(grid).fillna("–")
+    return pd.DataFrame(cells), pd.DataFrame(grid).replace("nan", "–")
 
 
 KINDS = {
