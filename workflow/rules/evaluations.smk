@@ -9,7 +9,7 @@ rule evaluations:
     log:
         f"logs/{config['run']}/evaluations/{{experiment}}/{{policy}}/completions.log",
     benchmark:
-        f"{RESULTS}/runs/evaluations--{{experiment}}--{{policy}}--completions.tsv"
+        f"{RESULTS}/runs/evaluations/{{experiment}}/{{policy}}/completions.tsv"
     conda:
         "../../envs/mixdpo.yaml"
     threads: THREADS
@@ -37,7 +37,7 @@ rule evaluation_rewards:
     log:
         f"logs/{config['run']}/evaluations/{{experiment}}/{{policy}}/rewards.log",
     benchmark:
-        f"{RESULTS}/runs/evaluations--{{experiment}}--{{policy}}--rewards.tsv"
+        f"{RESULTS}/runs/evaluations/{{experiment}}/{{policy}}/rewards.tsv"
     conda:
         "../../envs/mixdpo.yaml"
     threads: THREADS
