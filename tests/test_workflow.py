@@ -98,7 +98,7 @@ def edited(project: Path, name: str, old: str, new: str):
 
 
 def test_a_comment_reruns_nothing(project):
-    assert edited(project, "mixdpo/training.py", "import os\n", "import os  # for os.replace\n\n") == {}
+    assert edited(project, "mixdpo/training.py", "import math\n", "import math  # for the cosine\n\n") == {}
 
 
 def test_a_line_of_a_reward_reruns_rewards_and_what_follows(project):
@@ -193,7 +193,8 @@ def test_killed_at_work_the_run_continues_to_the_same_bytes(project, tmp_path):
     for pattern in ("results/tiny/**/manifest.json", "paper_tables/tiny/*"):
         first = {p.relative_to(project): p.read_bytes() for p in project.glob(pattern)}
         second = {p.relative_to(again): p.read_bytes() for p in again.glob(pattern)}
-        assert first == second and len(first) > 10
+        assert len(first) > 10 and first.keys() == second.keys()
+        assert [path for path in first if first[path] != second[path]] == []
 
 
 def kill_group(leader: int) -> None:
