@@ -44,5 +44,5 @@ def embedded_pipeline(out: Path, spec: dict, *, runtime: Runtime, resume: Path) 
     scores = nlp.evaluate(list(Corpus(resume / "validation.spacy")(nlp)))
     names = ("tag_acc", "dep_uas", "dep_las", "sents_f", "ents_f")
     pd.DataFrame([{name: scores[name] for name in names}]).to_csv(out / "scores.csv", index=False)
-    nlp.meta["performance"] = {name: scores[name] for name in names}  # spaCy's own holds a speed, which varies
+    nlp.meta["performance"] = {name: scores[name] for name in names}  # spaCy's own varies in order
     nlp.to_disk(out / "model")
