@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from tokenizers import BertWordPieceTokenizer
+from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import BertProcessing
 from transformers import (
     AutoModelForSequenceClassification,
@@ -23,20 +23,21 @@ from mixdpo.training import fit
 
 
 def train_tokenizer(texts: pd.Series, vocabulary: int, max_tokens: int) -> PreTrainedTokenizerFast:
-    """A lower-casing WordPiece tokenizer in BERT's format, learned from `texts`."""
-    wordpiece = BertWordPieceTokenizer(lowercase=True)
-    wordpiece.train_from_iterator(texts, vocab_size=vocabulary, show_progress=False)
-    ends = [(token, wordpiece.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
-    wordpiece.post_processor = BertProcessing(*ends)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=wordpiece._tokenizer,
-        model_max_length=max_tokens,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    )
+    """A lower-casing byte-level BPE between [CLS] and [SEP], learned from `texts`.
+
+    The usual WordPiece trainer of the library gives another vocabulary on every call; this one repeats.
+    """
+    bpe = ByteLevelBPETokenizer(lowercase=True)
+    names = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
+    bpe.train_from_iterator(texts, vocab_size=vocabulary, special_tokens=list(names.values()), show_progress=False)
+    bpe.post_processor = BertProcessing(*((token, bpe.token_to_id(token)) for token in ("[SEP]", "[CLS]")))
+    return PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, model_max_length=max_tokens, **names)
 
 
 def crops(texts: list[str], rng: np.random.Generator, words: int) -> list[str]:
