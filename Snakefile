@@ -25,4 +25,4 @@ include: "workflow/rules/paper.smk"
 rule all:
     default_target: True
     input:
-        expand("paper_tables/{run}/{table}.manifest.json", run=config["run"], table=TABLES),
+        all_targets(),

@@ -107,3 +107,9 @@ def test_committed_tables_meet_their_aims(run, sentiment):
     assert validity.set_index("reward")["value"]["sentiment"] >= sentiment
     gain = pd.read_csv(folder / "alignment.csv").query("row == 'Baseline DPO' and column == 'gain'").iloc[0]
     assert gain["mean"] >= 5 * gain["se"]
+
+
+@pytest.mark.parametrize("run", ["embedded", "reviews"])
+@pytest.mark.parametrize("table", ["table1", "alignment"])
+def test_readme_prints_the_committed_tables(run, table):
+    assert (ROOT / f"paper_tables/{run}/{table}.md").read_text() in (ROOT / "README.md").read_text()

@@ -126,6 +126,14 @@ def test_a_second_seed_adds_one_policy(project, tmp_path):
     }
 
 
+def test_tables_in_git_do_not_stand_in_for_missing_results(project, tmp_path):
+    clone = copy_project(tmp_path)
+    shutil.copytree(project / "paper_tables", clone / "paper_tables")
+    done = snakemake(clone, "--dry-run")
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE))
+    assert (counts["base"], counts["policies"], counts["paper"], counts["total"]) == ("1", "1", "5", "21")
+
+
 def test_a_misspelt_key_is_one_line(project, tmp_path):
     overlay = tmp_path / "misspelt.yaml"
     overlay.write_text("sft: {epoch: 1}\n")

@@ -68,10 +68,10 @@ def model_of(wildcards):
     return f"{RESULTS}/policies/{wildcards.experiment}/{wildcards.policy}/manifest.json"
 
 
-def table_inputs(wildcards):
+def table_inputs(name):
     """What a table is made from: its published values and, by kind, manifests below results/."""
-    table = TABLES[wildcards.table]
-    inputs = {"published": str(PUBLISHED / f"{wildcards.table}.yaml")}
+    table = TABLES[name]
+    inputs = {"published": str(PUBLISHED / f"{name}.yaml")}
     if table["kind"] == "validity":
         return inputs | {"validity": f"{RESULTS}/validity/manifest.json"}
     if table["kind"] in ("perplexity", "preferences"):
@@ -84,6 +84,12 @@ def table_inputs(wildcards):
         for policy in policies_of(config, method)
         for stage in ("completions", "rewards")
     }
+
+
+def all_targets():
+    """Every table, and what it is printed from: tables in Git do not stand in for results that are not there."""
+    manifests = {path for name in TABLES for path in table_inputs(name).values() if path.startswith(RESULTS)}
+    return [f"paper_tables/{config['run']}/{name}.manifest.json" for name in TABLES] + sorted(manifests)
 
 
 # A rule with one output is called with that manifest; one that declares more names it.

@@ -1,7 +1,7 @@
 # Print a table: ours beside the published values.
 rule paper:
     input:
-        unpack(table_inputs),
+        unpack(lambda wildcards: table_inputs(wildcards.table)),
     output:
         manifest=f"paper_tables/{config['run']}/{{table}}.manifest.json",
         csv=report(
