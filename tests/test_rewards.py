@@ -185,7 +185,7 @@ def test_validity_writes_a_row_per_test(tmp_path, monkeypatch, runtime):
     text = ["IT WAS FINE. Then Tom has two books.", "it was bad. Then Ann has two books.", "It is so."]
     rows = {"id": range(3), "text": text, "label": [1, 0, None], "rating": None, "domain": "film", "split": "test"}
     pd.DataFrame(rows).to_parquet(tmp_path / "reviews.parquet")
-    spec = {"n": 3, "seed": 1, "crop_words": 4}
+    spec = {"n": 3, "seed": 1, "crop_words": 4, "domains": ["film"]}
     v.validity(
         tmp_path, spec, runtime=runtime, resume=tmp_path, reviews=tmp_path, classifier=tmp_path, pipeline=tmp_path
     )
