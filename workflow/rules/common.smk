@@ -87,9 +87,17 @@ def table_inputs(name):
 
 
 def all_targets():
-    """Every table, and what it is printed from: tables in Git do not stand in for results that are not there."""
-    manifests = {path for name in TABLES for path in table_inputs(name).values() if path.startswith(RESULTS)}
-    return [f"paper_tables/{config['run']}/{name}.manifest.json" for name in TABLES] + sorted(manifests)
+    """Every table and every artifact behind it: a table in Git does not stand in for a result that is not there."""
+    tables = [f"paper_tables/{config['run']}/{name}.manifest.json" for name in TABLES]
+    artifacts = {f"{RESULTS}/assets/{asset}/manifest.json" for asset in config["assets"]}
+    artifacts |= {path for name in TABLES for path in table_inputs(name).values() if path.startswith(RESULTS)}
+    for table in TABLES.values():
+        if "experiment" in table:
+            stages = ["sft", "completions", "rewards", "preferences", "reference"]
+            trained = [policy for m in methods_of(table) if m != "reference" for policy in policies_of(config, m)]
+            artifacts |= {f"{RESULTS}/{stage}/{table['experiment']}/manifest.json" for stage in stages}
+            artifacts |= {f"{RESULTS}/policies/{table['experiment']}/{policy}/manifest.json" for policy in trained}
+    return tables + sorted(artifacts)
 
 
 # A rule with one output is called with that manifest; one that declares more names it.
