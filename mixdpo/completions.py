@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from mixdpo import durable
 from mixdpo.corpus import read_reviews
 from mixdpo.errors import UserError
-from mixdpo.models import load_policy
+from mixdpo.language import load_language_model
 from mixdpo.runtime import Runtime
 from mixdpo.sampling import sample
 
@@ -91,5 +91,5 @@ def completions(out: Path, spec: dict, *, runtime: Runtime, resume: Path, policy
     """Write `completions.parquet`: prompt_id, sample, review_id, domain, token ids and texts of every completion."""
     tokenizer = AutoTokenizer.from_pretrained(policy / "model")
     prompts = choose_prompts(reviews, tokenizer, spec)
-    frame = complete(load_policy(policy / "model", runtime), tokenizer, prompts, spec, runtime, resume)
+    frame = complete(load_language_model(policy / "model", runtime), tokenizer, prompts, spec, runtime, resume)
     frame.to_parquet(out / "completions.parquet", index=False)

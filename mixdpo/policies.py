@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from mixdpo.language import TokenBatch, load_language_model, sequence_log_probs
 from mixdpo.losses import expert_loss, log_reward_posterior, responsibilities
-from mixdpo.models import TokenBatch, load_policy, sequence_log_probs
 from mixdpo.runtime import Runtime
-from mixdpo.training import fit
+from mixdpo.training import fit, training_batches
 
 
 def policies(
     out: Path, spec: dict, *, runtime: Runtime, resume: Path, policy: Path, preferences: Path, reference: Path
 ) -> None:
     """Write `model/`, `curve.csv` (one row a step) and `validation.json` (before and after training)."""
-    model = load_policy(policy / "model", runtime)
+    model = load_language_model(policy / "model", runtime)
     objective = PreferenceObjective(model, spec["beta"], runtime)
     train = Triplets(preferences / "train.parquet", reference / "train.parquet")
     validation = Triplets(preferences / "validation.parquet", reference / "validation.parquet")
     before = objective.evaluate(validation, spec["batch_size"])
     curve = fit(
         model,
-        train.lengths,
+        training_batches(train.lengths, spec),
         lambda rows: objective.loss(train, rows),
         spec=spec,
         runtime=runtime,

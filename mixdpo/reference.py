@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from mixdpo.models import TokenBatch, load_policy, sequence_log_probs
+from mixdpo.language import TokenBatch, load_language_model, sequence_log_probs
 from mixdpo.runtime import Runtime
 
 
@@ -30,7 +30,7 @@ def log_probs(
 
 def reference(out: Path, spec: dict, *, runtime: Runtime, resume: Path, policy: Path, preferences: Path) -> None:
     """Write `train.parquet` and `validation.parquet`, row by row beside the preferences: chosen, rejected."""
-    model = load_policy(policy / "model", runtime)
+    model = load_language_model(policy / "model", runtime)
     for split in ("train", "validation"):
         frame = pd.read_parquet(preferences / f"{split}.parquet")
         prompts, n = frame["prompt_ids"].tolist(), len(frame)

@@ -6,8 +6,7 @@ import pandas as pd
 from transformers import AutoTokenizer
 
 from mixdpo.corpus import draw_texts
-from mixdpo.language import perplexity, token_rows, train_language_model
-from mixdpo.models import load_policy
+from mixdpo.language import load_language_model, perplexity, token_rows, train_language_model
 from mixdpo.runtime import Runtime
 
 
@@ -18,7 +17,7 @@ def sft(out: Path, spec: dict, *, runtime: Runtime, resume: Path, base: Path, re
     fine-tuned model is both the starting point and the reference policy.
     """
     tokenizer = AutoTokenizer.from_pretrained(base / "model")
-    model = load_policy(base / "model", runtime)
+    model = load_language_model(base / "model", runtime)
     held_out = {
         domain: token_rows(
             draw_texts(reviews, "test", [domain], spec["perplexity_reviews"], spec["seed"]),

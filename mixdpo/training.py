@@ -42,24 +42,36 @@ def learning_rate_factor(step: int, steps: int, warmup: float, schedule: str) ->
     return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[schedule]
 
 
+def training_batches(lengths: Sequence[int], spec: dict) -> list[np.ndarray]:
+    """The batches of all epochs; `spec` holds epochs, batch_size and seed."""
+    return [b for e in range(spec["epochs"]) for b in epoch_batches(lengths, spec["batch_size"], spec["seed"], e)]
+
+
 def fit(
     model: nn.Module,
-    lengths: Sequence[int],
+    batches: Sequence[np.ndarray],
     loss: Callable[[np.ndarray], tuple[Tensor, dict[str, float]]],
     *,
     spec: dict,
     runtime: Runtime,
     resume: Path,
+    learning_rates: Callable[[str], float] | None = None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> pd.DataFrame:
-    """Train `model` in place and return its curve, one row per step.
+    """Train `model` in place, one optimiser step a batch, and return its curve, one row per step.
 
-    `loss` maps the indices of a batch to a scalar and to what the curve shows beside it. `spec` holds epochs,
-    batch_size, learning_rate, warmup (share of the steps), schedule, weight_decay, max_grad_norm and seed.
-    State goes to `resume` as often as SAVING_SHARE allows; killed at any moment, the next call continues from
-    there and ends with the same weights. Raises `UserError` when the loss is not finite.
+    `loss` maps a batch, indices of rows, to a scalar and to what the curve shows beside it; `after_step` is called
+    when the optimiser has moved. `spec` holds learning_rate, warmup (share of the steps), schedule, weight_decay,
+    max_grad_norm and seed; `learning_rates` may give each parameter, by name, its own peak. Parameters that
+    require no gradient, or get none, stay as they are. State goes to `resume` as often as SAVING_SHARE allows;
+    killed at any moment, the next call continues from there and ends with the same weights. Raises `UserError`
+    when the loss is not finite.
     """
-    batches = [b for e in range(spec["epochs"]) for b in epoch_batches(lengths, spec["batch_size"], spec["seed"], e)]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=spec["learning_rate"], weight_decay=spec["weight_decay"])
+    peak = learning_rates or (lambda name: spec["learning_rate"])
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    rates = sorted({peak(name) for name, _ in trained})
+    groups = [{"params": [p for name, p in trained if peak(name) == rate], "peak": rate} for rate in rates]
+    optimizer = torch.optim.AdamW(groups, weight_decay=spec["weight_decay"])
     state_file, first, rows = resume / "training.pt", 0, []
     if state_file.exists():
         state = torch.load(state_file, map_location=runtime.device, weights_only=True)
@@ -72,11 +84,12 @@ def fit(
         torch.manual_seed(spec["seed"] * 1_000_003 + step)
         factor = learning_rate_factor(step, len(batches), spec["warmup"], spec["schedule"])
         for group in optimizer.param_groups:
-            group["lr"] = spec["learning_rate"] * factor
+            group["lr"] = group["peak"] * factor
         with runtime.autocast():
             value, shown = loss(batches[step])
-        value.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), spec["max_grad_norm"])
+        if value.requires_grad:
+            value.backward()
+        norm = nn.utils.clip_grad_norm_((p for _, p in trained), spec["max_grad_norm"])
         if not torch.isfinite(value + norm):
             raise UserError(
                 f"training step {step}: expected a finite loss, found {value.item()} (gradient norm {norm.item()}); "
@@ -84,6 +97,7 @@ def fit(
             )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        after_step()
         rows.append({"step": step, "loss": value.item(), **shown, "gradient_norm": norm.item(), "rate": factor})
         progress.set_postfix(loss=f"{rows[-1]['loss']:.4f}", refresh=False)
         if time.monotonic() - saved_at > cost / SAVING_SHARE:

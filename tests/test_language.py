@@ -5,13 +5,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from mixdpo.language import perplexity, token_rows
-from mixdpo.models import load_policy
+from mixdpo.language import load_language_model, perplexity, token_rows
 from mixdpo.sft import sft
 
 
 def test_perplexity_is_exp_of_the_library_loss(model_folder, runtime):
-    model = load_policy(model_folder, runtime)
+    model = load_language_model(model_folder, runtime)
     rows = [[5, 6, 7, 8, 9], [9, 8, 7]]
     with torch.no_grad():
         losses = [model(torch.tensor([row]), labels=torch.tensor([row])).loss.item() * (len(row) - 1) for row in rows]
@@ -50,6 +49,6 @@ def test_sft_lowers_perplexity(tmp_path, model_folder, reviews_folder, runtime):
     assert table["domain"] == "movie" and table["reviews"] == 10 and table["after"] < 0.5 * table["before"]
     assert len(pd.read_csv(tmp_path / "curve.csv")) == 25
     assert (
-        load_policy(tmp_path / "model", runtime).config.vocab_size
-        == load_policy(model_folder, runtime).config.vocab_size
+        load_language_model(tmp_path / "model", runtime).config.vocab_size
+        == load_language_model(model_folder, runtime).config.vocab_size
     )

@@ -9,8 +9,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
+from mixdpo.language import load_language_model
 from mixdpo.losses import expert_loss, log_bradley_terry, log_mbt_likelihood, log_reward_posterior, responsibilities
-from mixdpo.models import load_policy
 from mixdpo.policies import PreferenceObjective, Triplets
 from mixdpo.reference import log_probs
 from mixdpo.runtime import Runtime
@@ -96,7 +96,7 @@ def test_parity_with_trl(model_folder, tmp_path):
         ]
     )
     runtime = Runtime("cpu", "fp32", 1)
-    policy, reference = load_policy(model_folder, runtime), load_policy(model_folder, runtime)
+    policy, reference = load_language_model(model_folder, runtime), load_language_model(model_folder, runtime)
     with torch.no_grad():
         for weight in policy.parameters():
             weight += 0.05 * torch.randn_like(weight)

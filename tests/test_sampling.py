@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mixdpo.models import TokenBatch, load_policy, token_log_probs
+from mixdpo.language import TokenBatch, load_language_model, token_log_probs
 from mixdpo.sampling import draw, sample, truncate
 
 SPEC = {"max_new_tokens": 12, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
@@ -25,7 +25,7 @@ def test_truncate():
 
 
 def test_sampling_is_repeatable_and_ends_at_end_of_text(model_folder, runtime):
-    model = load_policy(model_folder, runtime)
+    model = load_language_model(model_folder, runtime)
     prompts = [[5, 6, 7]] * 40
     first = sample(model, prompts, SPEC, runtime, seed=1)
     assert first == sample(model, prompts, SPEC, runtime, seed=1) != sample(model, prompts, SPEC, runtime, seed=2)
@@ -37,7 +37,7 @@ def test_sampling_is_repeatable_and_ends_at_end_of_text(model_folder, runtime):
 
 def test_the_cache_changes_nothing(model_folder, runtime):
     """Greedy tokens of the cached loop are the argmax of the model run on the whole sequence."""
-    model = load_policy(model_folder, runtime)
+    model = load_language_model(model_folder, runtime)
     (row,) = sample(model, [[5, 6, 7]], SPEC | {"top_k": 1}, runtime, seed=0)
     tokens = torch.tensor([[5, 6, 7, *row]])
     with torch.no_grad():
@@ -46,7 +46,7 @@ def test_the_cache_changes_nothing(model_folder, runtime):
 
 def test_log_probs_ignore_padding_and_prompt(model_folder, runtime):
     """Each masked position is log softmax of the model on the unpadded sequence."""
-    model = load_policy(model_folder, runtime)
+    model = load_language_model(model_folder, runtime)
     prompts, completions = [[5, 6], [7]], [[8, 9, 10, 11], [12]]
     with torch.no_grad():
         ours = token_log_probs(model, TokenBatch.of(prompts, completions, "cpu")).sum(1)

@@ -9,10 +9,10 @@ import torch
 
 from mixdpo import training
 from mixdpo.errors import UserError
-from mixdpo.models import load_policy
+from mixdpo.language import load_language_model
 from mixdpo.policies import PreferenceObjective, Triplets
 from mixdpo.reference import log_probs
-from mixdpo.training import epoch_batches, fit, learning_rate_factor
+from mixdpo.training import epoch_batches, fit, learning_rate_factor, training_batches
 
 SPEC = {
     "epochs": 3,
@@ -51,14 +51,14 @@ def triplets(tmp_path, model_folder, runtime):
 
     frame = pd.DataFrame({"prompt_ids": ids(2, 8), "chosen_ids": ids(3, 20), "rejected_ids": ids(3, 20)})
     frame.to_parquet(tmp_path / "train.parquet")
-    model = load_policy(model_folder, runtime)
+    model = load_language_model(model_folder, runtime)
     columns = {c: log_probs(model, frame["prompt_ids"], frame[f"{c}_ids"], runtime) for c in ("chosen", "rejected")}
     pd.DataFrame(columns).to_parquet(tmp_path / "reference.parquet")
     return Triplets(tmp_path / "train.parquet", tmp_path / "reference.parquet")
 
 
 def train(folder, model_folder, triplets, runtime, stop_at=None):
-    model = load_policy(model_folder, runtime)
+    model = load_language_model(model_folder, runtime)
     objective = PreferenceObjective(model, 0.1, runtime)
     steps = iter(range(1000))
 
@@ -68,7 +68,7 @@ def train(folder, model_folder, triplets, runtime, stop_at=None):
         return objective.loss(triplets, rows)
 
     folder.mkdir(exist_ok=True)
-    curve = fit(model, triplets.lengths, loss, spec=SPEC, runtime=runtime, resume=folder)
+    curve = fit(model, training_batches(triplets.lengths, SPEC), loss, spec=SPEC, runtime=runtime, resume=folder)
     return model.state_dict(), curve
 
 

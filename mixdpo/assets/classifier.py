@@ -19,7 +19,7 @@ from transformers import (
 from mixdpo.assets.models import check, obtain
 from mixdpo.errors import UserError
 from mixdpo.runtime import Runtime
-from mixdpo.training import fit
+from mixdpo.training import fit, training_batches
 
 
 def train_tokenizer(texts: pd.Series, vocabulary: int, max_tokens: int) -> PreTrainedTokenizerFast:
@@ -90,7 +90,7 @@ def classifier(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reviews
         truth = labels[torch.from_numpy(batch % len(labels)).to(runtime.device)]
         return F.cross_entropy(logits, truth), {"accuracy": (logits.argmax(1) == truth).float().mean().item()}
 
-    curve = fit(model, [len(r) for r in rows], loss, spec=spec, runtime=runtime, resume=resume)
+    curve = fit(model, training_batches([len(r) for r in rows], spec), loss, spec=spec, runtime=runtime, resume=resume)
     curve.to_csv(out / "curve.csv", index=False)
     model.save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
