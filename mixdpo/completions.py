@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mixdpo import durable
 from mixdpo.corpus import read_reviews
 from mixdpo.errors import UserError
-from mixdpo.language import load_language_model
+from mixdpo.models import Policy
 from mixdpo.runtime import Runtime
-from mixdpo.sampling import sample
 
 
 def choose_prompts(reviews: Path, tokenizer: PreTrainedTokenizerBase, spec: dict) -> pd.DataFrame:
@@ -50,17 +49,20 @@ def choose_prompts(reviews: Path, tokenizer: PreTrainedTokenizerBase, spec: dict
 
 
 def complete(
-    model: PreTrainedModel,
+    policy: Policy,
     tokenizer: PreTrainedTokenizerBase,
     prompts: pd.DataFrame,
     spec: dict,
     runtime: Runtime,
     resume: Path,
+    **routing,
 ) -> pd.DataFrame:
     """Sample `per_prompt` completions of every prompt: the rows of `prompts` with sample, completion_ids and texts.
 
-    Finished batches wait in `resume`; each has its own seed, so a killed run continues to the same rows.
+    `routing` says which experts decode, as in `Policy.generate`. Finished batches wait in `resume`; each has its own
+    seed, so a killed run continues to the same rows.
     """
+    how = {name: spec[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p")}
     frame = prompts.loc[prompts.index.repeat(spec["per_prompt"])].reset_index(drop=True)
     frame["sample"] = frame.groupby("prompt_id").cumcount()
     lengths = frame["prompt_ids"].str.len()
@@ -74,7 +76,8 @@ def complete(
         file = resume / f"batch-{number}.json"
         if not file.exists():
             seed = spec["seed"] * 1_000_003 + number
-            drawn = sample(model, frame["prompt_ids"].iloc[rows].tolist(), spec, runtime, seed)
+            chunk = frame["prompt_ids"].iloc[rows].tolist()
+            drawn = policy.generate(chunk, runtime=runtime, seed=seed, **routing, **how)
             durable.write(file, lambda path, drawn=drawn: path.write_text(json.dumps(drawn)))
         for row, ids in zip(rows, json.loads(file.read_text()), strict=True):
             completions[row] = ids
@@ -91,5 +94,5 @@ def completions(out: Path, spec: dict, *, runtime: Runtime, resume: Path, policy
     """Write `completions.parquet`: prompt_id, sample, review_id, domain, token ids and texts of every completion."""
     tokenizer = AutoTokenizer.from_pretrained(policy / "model")
     prompts = choose_prompts(reviews, tokenizer, spec)
-    frame = complete(load_language_model(policy / "model", runtime), tokenizer, prompts, spec, runtime, resume)
+    frame = complete(Policy.from_pretrained(policy / "model", runtime), tokenizer, prompts, spec, runtime, resume)
     frame.to_parquet(out / "completions.parquet", index=False)

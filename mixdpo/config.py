@@ -77,6 +77,8 @@ def _check_relations(config: dict) -> None:
         raise UserError(
             f"assets.base.reviews.positions: expected at least max_tokens, found {size['positions']}; raise it"
         )
+    for name in config["policies"]["methods"]:
+        _check_method(f"policies.methods.{name}", method_of(config, name))
     for name, experiment in config["experiments"].items():
         for reward in experiment["rewards"]:
             if reward not in reward_names():
@@ -93,6 +95,28 @@ def _check_relations(config: dict) -> None:
     for key, path in [(f"assets.{asset}", p) for asset in assets for p in asset_files(config, asset).values()]:
         if not Path(path).is_file():
             raise UserError(f"{key}.local: expected a file, found no {path}; correct the path or the source")
+
+
+def _check_method(key: str, method: dict) -> None:
+    experts, weights = method["shared_heads"] + method["independent_models"], method["initial_weights"]
+    if experts < 1:
+        raise UserError(f"{key}: expected shared_heads + independent_models ≥ 1, found 0 experts; raise one of them")
+    if weights is not None and (len(weights) != experts or abs(sum(weights) - 1) > 1e-6):
+        raise UserError(
+            f"{key}.initial_weights: expected {experts} weights that sum to 1, found {weights} with sum {sum(weights):g}; "
+            "correct them"
+        )
+    if weights is not None and method["weights"] == "gate":
+        raise UserError(f"{key}.initial_weights: expected none beside weights: gate, found {weights}; set it to null")
+    penalties = method["responsibilities"]
+    alpha = penalties["entropy"] - penalties["confidence"] + penalties["kl_uniform"] + penalties["kl_w"]
+    if alpha <= 0:
+        raise UserError(
+            f"{key}.responsibilities: expected entropy - confidence + kl_uniform + kl_w > 0, found {alpha:g} from "
+            f"{penalties}; lower confidence or raise another"
+        )
+    if not method["learn_experts"] and not method["learn_weights"]:
+        raise UserError(f"{key}: expected learn_experts or learn_weights, found both false; set one of them to true")
 
 
 def asset_files(config: dict, asset: str) -> dict[str, str]:
@@ -116,18 +140,25 @@ def check_tables(config: dict, tables: dict[str, dict]) -> None:
             if experiment not in config["experiments"]:
                 found = ", ".join(config["experiments"])
                 raise UserError(f"experiments: expected {experiment}, which {where} prints, found {found}; add it")
-            lacking = [
-                r
-                for r in table.get("columns", table.get("rewards", []))
-                if r not in config["experiments"][experiment]["rewards"]
-            ]
+            printed = [table["reward"]] if "reward" in table else table.get("columns", table.get("rewards", []))
+            lacking = [r for r in printed if r not in config["experiments"][experiment]["rewards"]]
             if lacking:
                 raise UserError(
                     f"experiments.{experiment}.rewards: expected {lacking[0]}, which {where} prints; add it"
                 )
         for method in methods_of(table):
-            if method != "reference" and method not in config["policies"]["methods"]:
+            if method == "reference":
+                continue
+            if method not in config["policies"]["methods"]:
                 raise UserError(f"policies.methods: expected {method}, which {where} prints; add it")
+            chosen, domains = method_of(config, method), config["experiments"][table["experiment"]]["domains"]
+            experts = chosen["shared_heads"] + chosen["independent_models"]
+            if chosen["weights"] == "gate" and len(domains) != experts:
+                raise UserError(
+                    f"policies.methods.{method}: expected as many experts as {table['experiment']} has domains "
+                    f"({', '.join(domains)}), on which the gate is pretrained, found {experts}; set shared_heads or "
+                    "independent_models"
+                )
 
 
 def asset_stage(config: dict, asset: str) -> str:
@@ -135,7 +166,7 @@ def asset_stage(config: dict, asset: str) -> str:
     return f"embedded_{asset}" if config["assets"][asset]["source"] == "embedded" else asset
 
 
-def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table: str = "") -> dict:
+def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table: str = "", figure: str = "") -> dict:
     """The slice of the configuration that one job may see. `policy` is `reference` or `METHOD/seedN`."""
     chosen = config["experiments"].get(experiment, {})
     match stage:
@@ -157,13 +188,20 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
             return {}
         case "policies":
             method, seed = policy.split("/seed")
-            return config["policies"]["training"] | config["policies"]["methods"][method] | {"seed": int(seed)}
+            return method_of(config, method) | {"seed": int(seed)}
+        case "gates":
+            return config["policies"]["gate"] | {"domains": chosen["domains"]}
         case "evaluations":
             prompts = {"prompt_tokens": config["completions"]["prompt_tokens"], "per_prompt": 1, "split": "test"}
             return config["evaluations"] | prompts | {"domains": chosen["domains"]}
-        case "paper":
-            return {"table": table}
+        case "paper" | "figures":
+            return {"table": table or figure}
     raise UserError(f"expected a stage, found {stage}")
+
+
+def method_of(config: dict, method: str) -> dict:
+    """A method with all its keys: the defaults and its differences from them."""
+    return config["policies"]["defaults"] | config["policies"]["methods"][method]
 
 
 def policies_of(config: dict, method: str) -> list[str]:
@@ -184,5 +222,6 @@ def published(folder: Path) -> dict[str, dict]:
 
 
 def methods_of(table: dict) -> Iterator[str]:
-    """The methods whose policies a table compares, in the order of its rows."""
-    yield from dict.fromkeys(row["policy"] for row in table.get("rows", []))
+    """The methods whose policies a table compares: those of its rows in order, and what it compares them with."""
+    rows = [row["policy"] for row in table.get("rows", [])]
+    yield from dict.fromkeys([*rows, *([table["baseline"]] if "baseline" in table else [])])

@@ -1,11 +1,14 @@
-"""Completions of the test prompts by one policy, with what is needed for its KL to the reference."""
+"""Completions of the test prompts by one policy, in every way of decoding it, with what its KL to the reference needs."""
 
 from pathlib import Path
 
+import pandas as pd
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from mixdpo.completions import choose_prompts, complete
-from mixdpo.language import load_language_model
+from mixdpo.language import load_language_model, sequence_log_probs
+from mixdpo.models import Policy, mixture_log_probs
 from mixdpo.reference import log_probs
 from mixdpo.runtime import Runtime
 
@@ -13,14 +16,38 @@ from mixdpo.runtime import Runtime
 def evaluations(
     out: Path, spec: dict, *, runtime: Runtime, resume: Path, policy: Path, reference: Path, reviews: Path
 ) -> None:
-    """Write `completions.parquet`: the columns of the completions stage, log_prob and reference_log_prob.
+    """Write `completions.parquet`: the columns of the completions stage, decoding, log_prob and reference_log_prob,
+    and `weights.parquet`: w0 to wK−1 of every prompt.
 
     Completions come from the policy, so log_prob − reference_log_prob (nats) averages to KL(π ‖ π_ref).
     """
     tokenizer = AutoTokenizer.from_pretrained(policy / "model")
-    model = load_language_model(policy / "model", runtime)
-    frame = complete(model, tokenizer, choose_prompts(reviews, tokenizer, spec), spec, runtime, resume)
-    texts = frame["prompt_ids"].tolist(), frame["completion_ids"].tolist()
-    frame["log_prob"] = log_probs(model, *texts, runtime)
-    frame["reference_log_prob"] = log_probs(load_language_model(reference / "model", runtime), *texts, runtime)
-    frame.to_parquet(out / "completions.parquet", index=False)
+    model, base = Policy.from_pretrained(policy / "model", runtime), load_language_model(reference / "model", runtime)
+    prompts, frames = choose_prompts(reviews, tokenizer, spec), []
+    for decoding, routing in decodings(model).items():
+        waiting = resume / decoding
+        waiting.mkdir(exist_ok=True)
+        frame = complete(model, tokenizer, prompts, spec, runtime, waiting, **routing).assign(decoding=decoding)
+        texts = frame["prompt_ids"].tolist(), frame["completion_ids"].tolist()
+
+        def value(batch, prompts, routing=routing) -> Tensor:
+            token_log_probs = model.token_log_probs(batch)
+            if "expert" in routing:
+                return token_log_probs[:, routing["expert"]].sum(dim=-1)
+            return mixture_log_probs(token_log_probs, model.weights(model.weights.features(prompts)), **routing)
+
+        frame["log_prob"] = log_probs(value, *texts, runtime)
+        frame["reference_log_prob"] = log_probs(lambda batch, _: sequence_log_probs(base, batch), *texts, runtime)
+        frames.append(frame)
+    pd.concat(frames, ignore_index=True).to_parquet(out / "completions.parquet", index=False)
+    w = model.weights(model.weights.features(prompts["prompt_ids"].tolist())).exp().cpu().numpy()
+    weights = pd.DataFrame(w).add_prefix("w")
+    prompts[["prompt_id", "domain"]].join(weights).to_parquet(out / "weights.parquet", index=False)
+
+
+def decodings(policy: Policy) -> dict[str, dict]:
+    """Ways of decoding by name, as arguments of `Policy.generate`; one expert leaves one way."""
+    mixtures = {mixture: {"mixture": mixture} for mixture in ("token", "sequence")}
+    if policy.experts == 1:
+        return {"token": mixtures["token"]}
+    return mixtures | {f"expert{k}": {"expert": k} for k in range(policy.experts)}

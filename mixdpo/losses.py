@@ -1,7 +1,8 @@
 """The mixture preference model as pure functions of tensors, with the paper's names and equation numbers.
 
 B = preference triplets, K = experts; the last axis of a (B, K, 2) tensor is (chosen, rejected).
-Everything stays in log space. Symbols: w mixture weights, r_k expert rewards, q responsibilities.
+Everything stays in log space. Symbols: w mixture weights, r_k expert rewards, q responsibilities,
+log_ratio = log π_k − log π_ref(k).
 """
 
 import torch
@@ -20,8 +21,27 @@ def log_mbt_likelihood(log_w: Tensor, r: Tensor) -> Tensor:
 
 
 def responsibilities(log_w: Tensor, r: Tensor) -> Tensor:
-    """q_k ∝ w_k σ(r_k(y⁺) − r_k(y⁻)), the posterior that makes Theorem 1 tight (Algorithm 2); returns (B, K)."""
+    """q_k ∝ w_k σ(r_k(y⁺) − r_k(y⁻)), the posterior that makes Theorem 1 tight (Algorithm 2); returns (B, K).
+
+    By hand, K = 2: w = (1/4, 3/4), reward margins (log 3, 0) give σ = (3/4, 1/2), products (3/16, 6/16) and
+    q = (1/3, 2/3).
+    """
     return torch.softmax(log_w + log_bradley_terry(r), dim=-1)
+
+
+def regularised_responsibilities(
+    log_w: Tensor, utility: Tensor, *, entropy: float, confidence: float, kl_uniform: float, kl_w: float
+) -> Tensor:
+    """q_k ∝ w_k^(λ_KLw/α) exp(ℓ_k/α) of Lemma 6, with α = λ_ent − λ_conf + λ_KLu + λ_KLw; returns (B, K).
+
+    log_w and the utility ℓ are (B, K). The paper prints the first two signs of α the other way round; only these
+    collect the coefficients of −Σ q log q. λ_KLw = 1, all others 0 is the posterior of Theorem 1. Raises
+    `ValueError` when α ≤ 0: the objective has no maximum inside the simplex.
+    """
+    alpha = entropy - confidence + kl_uniform + kl_w
+    if alpha <= 0:
+        raise ValueError(f"expected entropy - confidence + kl_uniform + kl_w > 0, found {alpha}")
+    return torch.softmax((kl_w * log_w + utility) / alpha, dim=-1)
 
 
 def log_reward_posterior(log_w: Tensor, r: Tensor) -> Tensor:
@@ -29,14 +49,67 @@ def log_reward_posterior(log_w: Tensor, r: Tensor) -> Tensor:
     return torch.log_softmax(log_w.unsqueeze(-1) + r, dim=-2)
 
 
+def log_partition(reference: Tensor, r: Tensor, log_q_r: Tensor, log_w: Tensor, beta: float) -> Tensor:
+    """log Z_k(x) of Algorithm 3, summed over the two responses that answer x; returns (B, K).
+
+    reference = log π_ref(k), r and log_q_r are (B, K, 2). Algorithm 3 sums over all responses of the minibatch,
+    which answer other prompts.
+    """
+    return torch.logsumexp(reference + (r + log_w.unsqueeze(-1) - log_q_r) / beta, dim=-1)
+
+
+def updated_rewards(
+    log_ratio: Tensor, log_q_r: Tensor, log_w: Tensor, beta: float, log_z: Tensor | float = 0.0
+) -> Tensor:
+    """r_k = β (log_ratio_k + log Z_k) + log(q⁽ʳ⁾_k / w_k), equation (10) as an assignment; returns (B, K, 2)."""
+    shift = beta * log_z.unsqueeze(-1) if isinstance(log_z, Tensor) else beta * log_z
+    return beta * log_ratio + shift + log_q_r - log_w.unsqueeze(-1)
+
+
+def reward_update(
+    kind: str, log_ratio: Tensor, reference: Tensor, log_w: Tensor, beta: float, previous: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Expert rewards r and the log q⁽ʳ⁾ that the expert losses see, both (B, K, 2).
+
+    (10) is a condition on r, not an assignment. `implicit` drops q⁽ʳ⁾: r_k = β log_ratio_k. `one_step` takes q⁽ʳ⁾
+    from the implicit rewards and applies (10) once. `partition` is Algorithm 3: q⁽ʳ⁾ and Z_k from the `previous`
+    rewards of the same triplets (implicit ones at first), then (10).
+    """
+    implicit = beta * log_ratio
+    if kind == "implicit":
+        return implicit, torch.zeros_like(implicit)
+    old = previous if kind == "partition" and previous is not None else implicit
+    log_q_r = log_reward_posterior(log_w, old)
+    log_z = log_partition(reference, old, log_q_r, log_w, beta) if kind == "partition" else 0.0
+    return updated_rewards(log_ratio, log_q_r, log_w, beta, log_z), log_q_r
+
+
 def expert_loss(log_ratio: Tensor, q: Tensor, log_q_r: Tensor, beta: float) -> Tensor:
     """Expert losses of equation (11), one per triplet and expert: returns (B, K).
 
-    log_ratio = log π_k − log π_ref(k), (B, K, 2). q (B, K) and log_q_r (B, K, 2) come from the E-step and are
-    constants here, as in section D.2: gradients flow through log_ratio alone.
+    log_ratio (B, K, 2). q (B, K) and log_q_r (B, K, 2) come from the E-step and are constants here, as in section
+    D.2: gradients flow through log_ratio alone.
 
     By hand, K = 1 (q = 1, q⁽ʳ⁾ = 1), β = 0.1: at log_ratio (0, 0) the loss is −log σ(0) = log 2 = 0.6931;
     at (5, −5) it is −log σ(1) = 0.3133. That is the loss of DPO.
     """
     modulated = beta * log_ratio + log_q_r.detach()
     return -q.detach() * log_bradley_terry(modulated)
+
+
+def gate_loss(log_w: Tensor, q: Tensor) -> Tensor:
+    """Cross-entropy −Σ_k q_k log w_k(x; φ), which minimises (12) over the gate; both (B, K); returns (B,)."""
+    return -(q.detach() * log_w).sum(dim=-1)
+
+
+def mixture_weights(q: Tensor) -> Tensor:
+    """log of the Mix-DPO weights w_k = mean of q_k over the minibatch (section D.4); q (B, K); returns (K,).
+
+    Held above e⁻³⁰, so that an expert without any responsibility keeps a finite logarithm.
+    """
+    return q.mean(dim=0).log().clamp_min(-30.0).log_softmax(dim=0)
+
+
+def elbo(log_w: Tensor, r: Tensor, q: Tensor) -> Tensor:
+    """Right-hand side of Theorem 1, Σ_k q_k log(w_k σ_k / q_k), with 0 log 0 = 0; returns (B,)."""
+    return (q * (log_w + log_bradley_terry(r)) - torch.xlogy(q, q)).sum(dim=-1)

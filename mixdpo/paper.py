@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from scipy.optimize import linear_sum_assignment
 from tabulate import tabulate
 
 from mixdpo.runtime import Runtime
@@ -31,17 +32,52 @@ def paper(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: P
             (out / f"{spec['table']}.md").write_text(f"**{table['title']}** ({table['where']})\n\n{text}\n")
 
 
-def samples(artifacts: dict[str, Path], policy: str) -> pd.DataFrame:
-    """Completions and rewards of a method's policies, every training seed: one row a completion, column seed."""
-    frames = []
-    for name, folder in artifacts.items():
-        stage, _, which = name.partition(":")
-        if stage == "completions" and which.split("/")[0] == policy:
-            scores = pd.read_parquet(artifacts[f"rewards:{which}"] / "scores.parquet")
-            frame = pd.read_parquet(folder / "completions.parquet").merge(
-                scores, on=["prompt_id", "sample"], validate="1:1"
-            )
-            frames.append(frame.assign(seed=which.partition("/seed")[2]))
+def policies_in(artifacts: dict[str, Path], method: str, stage: str = "policies") -> list[str]:
+    """The policies of a method, `METHOD/seedN` or `reference`, that `stage` has artifacts of."""
+    names = (name.partition(":") for name in artifacts)
+    return [policy for kind, _, policy in names if kind == stage and policy.split("/")[0] == method]
+
+
+def head_order(artifacts: dict[str, Path], method: str) -> dict[str, list[int]]:
+    """For every seed's policy: which of its experts is shown as head 0, 1, …
+
+    Which expert takes which taste is chance, so the experts of further seeds are matched to those of the first by
+    their mean responsibilities per style and domain on the validation triplets.
+    """
+    profiles = {}
+    for policy in policies_in(artifacts, method):
+        table = pd.read_parquet(artifacts[f"policies:{policy}"] / "responsibilities.parquet")
+        q = sorted(table.filter(regex="^q[0-9]+$"), key=lambda name: int(name[1:]))
+        labels = [c for c in ("style", "domain") if c in table]
+        profiles[policy] = np.concatenate([table.groupby(c)[q].mean().to_numpy() for c in labels]).T  # (K, labels)
+    orders, first = {}, next(iter(profiles.values()), None)
+    for policy, profile in profiles.items():
+        distance = ((first[:, None] - profile[None]) ** 2).sum(axis=2)
+        orders[policy] = linear_sum_assignment(distance)[1].tolist()
+    return orders
+
+
+def samples(artifacts: dict[str, Path], method: str, decoding: str = "token") -> pd.DataFrame:
+    """Completions and rewards of a method's policies, every training seed: one row a completion, column seed.
+
+    Decoding is `token`, `sequence`, `expertK` (as `head_order` numbers them) or `sparse`, for each prompt the expert
+    with the largest weight.
+    """
+    frames, orders = [], head_order(artifacts, method)
+    for policy in policies_in(artifacts, method, "completions"):
+        folder, order = artifacts[f"completions:{policy}"], orders.get(policy)
+        scores = pd.read_parquet(artifacts[f"rewards:{policy}"] / "scores.parquet")
+        frame = pd.read_parquet(folder / "completions.parquet")
+        frame = frame.merge(scores, on=["prompt_id", "sample", "decoding"], validate="1:1")
+        if decoding == "sparse":
+            weights = pd.read_parquet(folder / "weights.parquet").set_index("prompt_id").filter(regex="^w")
+            frame = frame[
+                frame["decoding"] == frame["prompt_id"].map(weights.idxmax(axis=1)).str.replace("w", "expert")
+            ]
+        else:
+            expert = decoding.removeprefix("expert")
+            frame = frame[frame["decoding"] == (f"expert{order[int(expert)]}" if expert.isdigit() else decoding)]
+        frames.append(frame.assign(seed=policy.partition("/seed")[2]))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -70,12 +106,16 @@ def show(mean: float, se: float, digits: int = 3) -> str:
 
 
 def rewards_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows are policies, columns rewards; every published value is kept with the place where it is printed."""
+    """Rows are policies and ways of decoding them, columns rewards, or one `reward` by the prompts' domain.
+
+    Every published value is kept with the place where it is printed.
+    """
     cells, grid = [], []
     for row in table["rows"]:
-        frame, line = samples(artifacts, row["policy"]), {"Model": row["name"]}
+        frame, line = samples(artifacts, row["policy"], row.get("decoding", "token")), {"Model": row["name"]}
         for column, heading in table["columns"].items():
-            ours = cell(row["name"], column, frame)
+            part = frame[frame["domain"] == column] if "reward" in table else frame
+            ours = cell(row["name"], column, part.rename(columns={table.get("reward", column): column}))
             printed = row.get("published", {}).get(column, [])
             cells += [
                 ours | {"published_mean": p["mean"], "published_se": p["se"], "published_where": p["where"]}
@@ -83,7 +123,7 @@ def rewards_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame
             ]
             spread = f" (seeds {ours['seed_sd']:.3f})" if ours["seeds"] > 1 else ""
             line[heading] = show(ours["mean"], ours["se"]) + spread
-            line[f"{heading}, published"] = "; ".join(show(p["mean"], p["se"]) for p in printed)
+            line[f"{heading}, published"] = "; ".join(dict.fromkeys(show(p["mean"], p["se"]) for p in printed))
         grid.append(line | {"n": ours["prompts"]})
     return pd.DataFrame(cells), pd.DataFrame(grid)
 
@@ -106,7 +146,7 @@ def alignment_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFra
 
     base, cells, grid = figures(reference), [], []
     for row in table["rows"]:
-        own = figures(samples(artifacts, row["policy"]))
+        own = figures(samples(artifacts, row["policy"], row.get("decoding", "token")))
         values = {}
         for column in own:
             paired = own[column] - base[column] if column.startswith("gain") else own[column]
@@ -126,6 +166,61 @@ def alignment_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFra
         line |= {"KL(π ‖ π_ref), nats": show(*values["kl"], 2), "Tokens": f"{values['tokens'][0]:.1f}", "n": len(own)}
         grid.append(line)
     return pd.DataFrame(cells), pd.DataFrame(grid)
+
+
+def best_heads_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """For every method and reward: its best head, and that head's gain over the baseline, paired by prompt.
+
+    `recovered` is the best-permutation accuracy of argmax_k q_k for the style of the validation triplets, over seeds.
+    """
+    cells, grid = [], []
+    for row in table["rows"]:
+        orders = head_order(artifacts, row["policy"])
+        heads = {
+            f"Head {k}": samples(artifacts, row["policy"], f"expert{k}")
+            for k in range(len(next(iter(orders.values()))))
+        }
+        recovered = [recovery(artifacts[f"policies:{policy}"]) for policy in orders]
+        line = {"Model": row["name"], "Style recovered (chance)": f"{np.mean(recovered):.3f} ({1 / len(heads):.3f})"}
+        cells.append({"row": row["name"], "column": "recovered", "mean": np.mean(recovered), "chance": 1 / len(heads)})
+        for reward, heading in table["columns"].items():
+            baseline = per_prompt(samples(artifacts, table["baseline"]), reward)
+            gains = {head: mean_and_se(per_prompt(frame, reward) - baseline) for head, frame in heads.items()}
+            head, (mean, se) = max(gains.items(), key=lambda item: item[1][0])
+            cells.append({"row": row["name"], "column": reward, "head": head, "mean": mean, "se": se})
+            line[heading] = f"{head}: {mean:+.3f} ± {se:.3f} ({mean / se:+.1f} SE)"
+        grid.append(line)
+    return pd.DataFrame(cells), pd.DataFrame(grid)
+
+
+def recovery(policy: Path) -> float:
+    """Share of validation triplets whose likeliest expert is that of their style, experts matched to styles at best."""
+    table = pd.read_parquet(policy / "responsibilities.parquet")
+    q = table.filter(regex="^q").to_numpy()
+    counts = pd.crosstab(q.argmax(axis=1), table["style"]).reindex(range(q.shape[1]), fill_value=0).to_numpy()
+    rows, columns = linear_sum_assignment(-counts)
+    return counts[rows, columns].sum() / counts.sum()
+
+
+def gates_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Share of prompts that the gate sends to the expert of their domain: after pretraining, and on test prompts."""
+    rows = []
+    pretrained = pd.read_csv(artifacts[f"gates:{table['experiment']}"] / "accuracy.csv")
+    for line in pretrained.itertuples():
+        se = np.sqrt(line.accuracy * (1 - line.accuracy) / line.prompts)
+        rows.append(("After pretraining", f"{line.split} prompts", line.accuracy, se, line.prompts))
+    for row in table["rows"]:
+        right = []
+        for policy in policies_in(artifacts, row["policy"], "completions"):
+            frame = pd.read_parquet(artifacts[f"completions:{policy}"] / "weights.parquet")
+            chosen = frame.filter(regex="^w").to_numpy().argmax(axis=1)
+            right.append(chosen == frame["domain"].map({d: k for k, d in enumerate(table["domains"])}).to_numpy())
+        mean, se = mean_and_se(np.mean(right, axis=0))
+        rows.append((row["name"], "test prompts", mean, se, len(right[0])))
+    cells = pd.DataFrame(rows, columns=["row", "column", "mean", "se", "n"])
+    grid = pd.DataFrame({"Gate": cells["row"], "Prompts": cells["column"]})
+    grid["Accuracy"] = [show(mean, se) for mean, se in zip(cells["mean"], cells["se"], strict=True)]
+    return cells, grid.assign(n=cells["n"])
 
 
 def validity_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -204,6 +299,8 @@ def preferences_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataF
 KINDS = {
     "rewards": rewards_table,
     "alignment": alignment_table,
+    "best_heads": best_heads_table,
+    "gates": gates_table,
     "validity": validity_table,
     "perplexity": perplexity_table,
     "preferences": preferences_table,

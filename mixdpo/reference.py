@@ -1,12 +1,13 @@
 """Log-probabilities under the reference policy: frozen, so computed once for every method and seed."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from mixdpo.language import TokenBatch, load_language_model, sequence_log_probs
 from mixdpo.runtime import Runtime
@@ -14,17 +15,25 @@ from mixdpo.runtime import Runtime
 
 @torch.no_grad()
 def log_probs(
-    model: PreTrainedModel, prompts: list, completions: list, runtime: Runtime, batch_size: int = 64
+    value: Callable[[TokenBatch, Sequence], Tensor],
+    prompts: Sequence,
+    completions: Sequence,
+    runtime: Runtime,
+    batch_size: int = 64,
 ) -> np.ndarray:
-    """log π(y | x) of every (prompt, completion) pair of token ids: (N,) float64; equal pairs are computed once."""
+    """log π(y | x) of every (prompt, completion) pair of token ids: (N,) float64; equal pairs are computed once.
+
+    `value` maps a batch and its prompts to log π(y | x), (N,).
+    """
     pairs = [(tuple(p), tuple(c)) for p, c in zip(prompts, completions, strict=True)]
     unique = sorted(set(pairs), key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
     values = {}
     for i in tqdm(range(0, len(unique), batch_size), mininterval=2, unit="batch"):
         part = unique[i : i + batch_size]
-        batch = TokenBatch.of([p for p, _ in part], [c for _, c in part], runtime.device)
+        prompts = [p for p, _ in part]
+        batch = TokenBatch.of(prompts, [c for _, c in part], runtime.device)
         with runtime.autocast():
-            values |= zip(part, sequence_log_probs(model, batch).tolist(), strict=True)
+            values |= zip(part, value(batch, prompts).tolist(), strict=True)
     return np.array([values[pair] for pair in pairs])
 
 
@@ -34,5 +43,6 @@ def reference(out: Path, spec: dict, *, runtime: Runtime, resume: Path, policy: 
     for split in ("train", "validation"):
         frame = pd.read_parquet(preferences / f"{split}.parquet")
         prompts, n = frame["prompt_ids"].tolist(), len(frame)
-        both = log_probs(model, prompts * 2, [*frame["chosen_ids"], *frame["rejected_ids"]], runtime)
+        texts = [*frame["chosen_ids"], *frame["rejected_ids"]]
+        both = log_probs(lambda batch, _: sequence_log_probs(model, batch), prompts * 2, texts, runtime)
         pd.DataFrame({"chosen": both[:n], "rejected": both[n:]}).to_parquet(out / f"{split}.parquet", index=False)

@@ -352,10 +352,11 @@ def rewards(
 ) -> None:
     """Score prompt + completion of every row of completions/completions.parquet by each reward in spec["names"].
 
-    Writes out/scores.parquet: the same rows in the same order, prompt_id, sample and one column per reward.
+    Writes out/scores.parquet: the same rows in the same order, prompt_id, sample, decoding if the rows have one, and
+    one column per reward.
     """
     rows = pd.read_parquet(completions / "completions.parquet")
     tools = Tools(classifier / "model", pipeline / "model", runtime.device)
     scores = score(rows["prompt"] + rows["completion"], spec["names"], tools)
-    keys = rows[["prompt_id", "sample"]].reset_index(drop=True)
+    keys = rows[[c for c in ("prompt_id", "sample", "decoding") if c in rows]].reset_index(drop=True)
     pd.concat([keys, scores], axis=1).to_parquet(out / "scores.parquet", index=False)

@@ -13,8 +13,10 @@ STAGES = {
     "validity": "mixdpo.validity",
     "preferences": "mixdpo.preferences",
     "reference": "mixdpo.reference",
+    "gates": "mixdpo.gates",
     "policies": "mixdpo.policies",
     "evaluations": "mixdpo.evaluations",
     "paper": "mixdpo.paper",
+    "figures": "mixdpo.figures",
 }
 """Stage name → module; the function has the name of the stage."""

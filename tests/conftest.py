@@ -1,11 +1,17 @@
-"""A language model of a few thousand weights and the runtime that every stage function takes."""
+"""A language model of a few thousand weights, preferences over random texts, and the runtime that stages take."""
 
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from mixdpo.assets.base import train_tokenizer
+from mixdpo.policies import Triplets
+from mixdpo.reference import reference
 from mixdpo.runtime import Runtime
 
 SENTENCES = [
@@ -17,13 +23,14 @@ SENTENCES = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def runtime() -> Runtime:
+    """Used by every test, so that all compute on one thread."""
     return Runtime.choose("cpu", "fp32", 1)
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory) -> "Path":  # noqa: F821
+def model_folder(tmp_path_factory) -> Path:
     """`model/` of an artifact: a random two-layer GPT-2 with its own tokenizer."""
     folder = tmp_path_factory.mktemp("policy") / "model"
     tokenizer = train_tokenizer(pd.Series(SENTENCES * 4), 300, folder)
@@ -42,7 +49,7 @@ def model_folder(tmp_path_factory) -> "Path":  # noqa: F821
 
 
 @pytest.fixture(scope="session")
-def reviews_folder(tmp_path_factory) -> "Path":  # noqa: F821
+def reviews_folder(tmp_path_factory) -> Path:
     """A corpus of 60 short reviews in three splits."""
     folder = tmp_path_factory.mktemp("reviews")
     rows = [
@@ -59,3 +66,36 @@ def reviews_folder(tmp_path_factory) -> "Path":  # noqa: F821
     frame = pd.DataFrame(rows, columns=["id", "text", "label", "rating", "domain", "split"])
     frame.to_parquet(folder / "reviews.parquet", index=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def method() -> dict:
+    """The method that config.yaml describes by its defaults, at a size for tests, without experts."""
+    spec = yaml.safe_load((Path(__file__).parent.parent / "config.yaml").read_text())["policies"]["defaults"]
+    return spec | {"seed": 0, "epochs": 3, "batch_size": 4, "learning_rate": 1e-3}
+
+
+@pytest.fixture(scope="session")
+def preferences_folder(tmp_path_factory, model_folder, runtime) -> Path:
+    """`preferences/` and `reference/`: 10 and 4 prompts, two completions each, ordered at random by three styles."""
+    folder, rng = tmp_path_factory.mktemp("triplets"), np.random.default_rng(0)
+    (folder / "preferences").mkdir()
+    (folder / "reference").mkdir()
+    for split, prompts in (("train", 10), ("validation", 4)):
+        rows = []
+        for i in range(prompts):
+            prompt, *pair = (rng.integers(1, 300, rng.integers(*size)).tolist() for size in ((2, 8), (3, 20), (3, 20)))
+            for style in ("sentiment", "informativeness", "grammar"):
+                chosen, rejected = pair if rng.random() < 0.5 else pair[::-1]
+                rows.append((i, prompt, chosen, rejected, style, ("movie", "book")[i % 2]))
+        columns = ["prompt_id", "prompt_ids", "chosen_ids", "rejected_ids", "style", "domain"]
+        pd.DataFrame(rows, columns=columns).to_parquet(folder / f"preferences/{split}.parquet")
+    inputs = {"policy": model_folder.parent, "preferences": folder / "preferences"}
+    reference(folder / "reference", {}, runtime=runtime, resume=folder, **inputs)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def triplets(preferences_folder) -> Triplets:
+    """30 training triplets of 10 pairs."""
+    return Triplets(preferences_folder / "preferences/train.parquet", preferences_folder / "reference/train.parquet")

@@ -1,11 +1,15 @@
-"""Prompts are the beginnings of reviews; a killed run continues to the same rows."""
+"""Prompts are the beginnings of reviews; a killed run continues to the same rows; every way of decoding is scored."""
 
 import pandas as pd
 import pytest
+import torch
 from transformers import AutoTokenizer
 
-from mixdpo.completions import choose_prompts, completions
+from mixdpo.completions import choose_prompts, complete, completions
 from mixdpo.errors import UserError
+from mixdpo.evaluations import evaluations
+from mixdpo.language import TokenBatch, load_language_model, sequence_log_probs
+from mixdpo.models import GlobalWeights, Policy
 
 SPEC = {
     "prompts": 12,
@@ -61,3 +65,55 @@ def test_completions_and_resume(tmp_path, model_folder, reviews_folder, runtime)
         batch.unlink()
     again = run(tmp_path / "b", tmp_path / "ra", model_folder, reviews_folder, runtime)
     pd.testing.assert_frame_equal(frame, again)
+
+
+def three_experts(model_folder, runtime) -> Policy:
+    policy = Policy.from_language_model(
+        load_language_model(model_folder, runtime),
+        shared_heads=2,
+        independent_models=1,
+        weights=GlobalWeights(3, [0.5, 0.3, 0.2]),
+    )
+    policy.perturb(10.0, seed=0)
+    return policy.eval()
+
+
+def test_routing_reaches_the_policy(tmp_path, model_folder, reviews_folder, runtime):
+    """expert=2 samples what the third expert alone samples; the mixture samples something else."""
+    tokenizer, policy = AutoTokenizer.from_pretrained(model_folder), three_experts(model_folder, runtime)
+    prompts, texts = choose_prompts(reviews_folder, tokenizer, SPEC), {}
+    alone = Policy.from_language_model(policy.independent[0], independent_models=1)
+    for name, model, routing in (("expert", policy, {"expert": 2}), ("alone", alone, {}), ("mixture", policy, {})):
+        (tmp_path / name).mkdir()
+        texts[name] = complete(model, tokenizer, prompts, SPEC, runtime, tmp_path / name, **routing)["completion_ids"]
+    assert texts["expert"].equals(texts["alone"]) and not texts["expert"].equals(texts["mixture"])
+
+
+def test_evaluations_score_every_way_of_decoding(tmp_path, model_folder, reviews_folder, runtime):
+    """log π(y | x) of single experts, and of the two mixtures from token probabilities, computed here a row at a time.
+
+    log_prob − reference_log_prob averages to a KL divergence, which is positive.
+    """
+    policy, tokenizer = three_experts(model_folder, runtime), AutoTokenizer.from_pretrained(model_folder)
+    policy.save_pretrained(tmp_path / "policy/model")
+    tokenizer.save_pretrained(tmp_path / "policy/model")
+    (tmp_path / "resume").mkdir()
+    spec = SPEC | {"split": "test", "per_prompt": 1}
+    inputs = {"policy": tmp_path / "policy", "reference": model_folder.parent, "reviews": reviews_folder}
+    evaluations(tmp_path, spec, runtime=runtime, resume=tmp_path / "resume", **inputs)
+    frame, base = pd.read_parquet(tmp_path / "completions.parquet"), load_language_model(model_folder, runtime)
+    assert frame["decoding"].value_counts().to_dict() == dict.fromkeys(
+        ("token", "sequence", "expert0", "expert1", "expert2"), 12
+    )
+    w = torch.tensor([0.5, 0.3, 0.2])
+    with torch.no_grad():
+        for row in frame.itertuples():
+            batch = TokenBatch.of([row.prompt_ids], [row.completion_ids], "cpu")
+            p = policy.token_log_probs(batch)[0].exp()[:, batch.mask[0]]  # (K, T)
+            ways = {f"expert{k}": p[k].log().sum() for k in range(3)}
+            ways |= {"token": (w @ p).log().sum(), "sequence": (w @ p.prod(1, dtype=torch.float64).float()).log()}
+            assert row.log_prob == pytest.approx(ways[row.decoding].item(), abs=1e-2)
+            assert row.reference_log_prob == pytest.approx(sequence_log_probs(base, batch).item(), abs=1e-4)
+    assert (frame["log_prob"] - frame["reference_log_prob"]).groupby(frame["decoding"]).mean().min() > 0
+    weights = pd.read_parquet(tmp_path / "weights.parquet")
+    assert len(weights) == 12 and weights[["w0", "w1", "w2"]].iloc[0].tolist() == pytest.approx([0.5, 0.3, 0.2])

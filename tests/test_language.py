@@ -1,11 +1,12 @@
-"""Perplexity is transformers' own; SFT lowers it."""
+"""Log-probabilities and perplexity are transformers' own; SFT lowers the latter."""
 
 import pandas as pd
 import pytest
 import torch
 from transformers import AutoTokenizer
 
-from mixdpo.language import load_language_model, perplexity, token_rows
+from mixdpo.language import TokenBatch, load_language_model, perplexity, sequence_log_probs, token_rows
+from mixdpo.reference import log_probs
 from mixdpo.sft import sft
 
 
@@ -15,6 +16,32 @@ def test_perplexity_is_exp_of_the_library_loss(model_folder, runtime):
     with torch.no_grad():
         losses = [model(torch.tensor([row]), labels=torch.tensor([row])).loss.item() * (len(row) - 1) for row in rows]
     assert perplexity(model, rows, runtime) == pytest.approx(torch.tensor(sum(losses) / 6).exp().item(), rel=1e-5)
+
+
+def test_log_probs_ignore_padding_and_prompt(model_folder, runtime):
+    """Each value sums log softmax of the model on the unpadded sequence, over completion tokens alone."""
+    model = load_language_model(model_folder, runtime)
+    prompts, completions = [[5, 6], [7]], [[8, 9, 10, 11], [12]]
+    with torch.no_grad():
+        ours = sequence_log_probs(model, TokenBatch.of(prompts, completions, "cpu"))
+        for value, prompt, completion in zip(ours, prompts, completions):
+            whole = torch.tensor([prompt + completion])
+            values = model(whole).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
+            expected = values.gather(1, torch.tensor(completion)[:, None]).sum()
+            torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_log_probs_computes_equal_pairs_once_and_keeps_the_order(runtime):
+    """`value` here adds up the tokens of prompt and completion, so every result says which pair it belongs to."""
+    seen = []
+
+    def value(batch, prompts):
+        seen.extend(map(tuple, prompts))
+        return batch.tokens.sum(dim=1).double()
+
+    prompts, completions = [[1], [2, 2], [1], [3]], [[10, 10], [20], [10, 10], [10]]
+    assert log_probs(value, prompts, completions, runtime, batch_size=2).tolist() == [21, 24, 21, 13]
+    assert sorted(seen) == [(1,), (2, 2), (3,)]
 
 
 def test_token_rows(model_folder):

@@ -1,12 +1,21 @@
-"""Draws follow the model's distribution; completions depend on the seed and nothing else."""
+"""Draws follow the distribution they are given, and depend on the seed and nothing else."""
 
 import pytest
 import torch
 
-from mixdpo.language import TokenBatch, load_language_model, token_log_probs
 from mixdpo.sampling import draw, sample, truncate
 
-SPEC = {"max_new_tokens": 12, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+TRANSITIONS = torch.tensor([[1.0, 0.0, 0.0], [0.2, 0.5, 0.3], [0.1, 0.9, 0.0]])  # row: last token; token 0 ends
+
+
+def chain(prompts, seed=0, **how):
+    """Completions of a three-token Markov chain."""
+
+    def next_logits(tokens):
+        return TRANSITIONS[tokens[:, -1]].log()
+
+    generator = torch.Generator().manual_seed(seed)
+    return sample(next_logits, torch.tensor(prompts), 0, generator, **{"max_new_tokens": 6} | how)
 
 
 def test_draw_follows_the_distribution():
@@ -24,34 +33,27 @@ def test_truncate():
     assert truncate(logits, 0, 1.0).equal(logits)
 
 
-def test_sampling_is_repeatable_and_ends_at_end_of_text(model_folder, runtime):
-    model = load_language_model(model_folder, runtime)
-    prompts = [[5, 6, 7]] * 40
-    first = sample(model, prompts, SPEC, runtime, seed=1)
-    assert first == sample(model, prompts, SPEC, runtime, seed=1) != sample(model, prompts, SPEC, runtime, seed=2)
-    end = model.config.eos_token_id
+def test_sampling_is_repeatable_and_ends_at_end_of_text():
+    prompts = [[2, 1]] * 200
+    first = chain(prompts, seed=1)
+    assert first == chain(prompts, seed=1) != chain(prompts, seed=2)
     for row in first:
-        assert end not in row[:-1]
-        assert len(row) == 12 or row[-1] == end
+        assert 0 not in row[:-1]
+        assert len(row) == 6 or row[-1] == 0
+    assert {len(row) for row in first} == {1, 2, 3, 4, 5, 6}
 
 
-def test_the_cache_changes_nothing(model_folder, runtime):
-    """Greedy tokens of the cached loop are the argmax of the model run on the whole sequence."""
-    model = load_language_model(model_folder, runtime)
-    (row,) = sample(model, [[5, 6, 7]], SPEC | {"top_k": 1}, runtime, seed=0)
-    tokens = torch.tensor([[5, 6, 7, *row]])
-    with torch.no_grad():
-        assert model(tokens).logits[0, 2:-1].argmax(-1).tolist() == row
+def test_completions_follow_the_chain():
+    """P(1, 2, 1 | 1) = 0.5 · 0.3 · 0.9 = 0.135 and P(end | 1) = 0.2, by counting; every row has its own prompt."""
+    rows = chain([[2, 1]] * 20_000, max_new_tokens=3)
+    assert rows.count([1, 2, 1]) / 20_000 == pytest.approx(0.135, abs=0.008)
+    assert rows.count([0]) / 20_000 == pytest.approx(0.2, abs=0.009)
+    ends = [row == [0] for row in chain([[1, 2], [2, 1]] * 10_000, max_new_tokens=1)]
+    assert sum(ends[::2]) / 10_000 == pytest.approx(0.1, abs=0.01)
+    assert sum(ends[1::2]) / 10_000 == pytest.approx(0.2, abs=0.013)
 
 
-def test_log_probs_ignore_padding_and_prompt(model_folder, runtime):
-    """Each masked position is log softmax of the model on the unpadded sequence."""
-    model = load_language_model(model_folder, runtime)
-    prompts, completions = [[5, 6], [7]], [[8, 9, 10, 11], [12]]
-    with torch.no_grad():
-        ours = token_log_probs(model, TokenBatch.of(prompts, completions, "cpu")).sum(1)
-        for value, prompt, completion in zip(ours, prompts, completions):
-            whole = torch.tensor([prompt + completion])
-            log_probs = model(whole).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
-            expected = log_probs.gather(1, torch.tensor(completion)[:, None]).sum()
-            torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+def test_temperature_and_truncation_reach_every_step():
+    """From 1 the likeliest token is 1 for ever; at a temperature of 0.01 nothing else is drawn either."""
+    assert chain([[1]] * 50, top_k=1) == chain([[1]] * 50, top_p=0.4) == [[1] * 6] * 50
+    assert chain([[1]] * 50, temperature=0.01) == [[1] * 6] * 50

@@ -1,5 +1,6 @@
 """The loop: schedules, batches, the first loss of DPO, and a resume that ends with the same bytes."""
 
+import copy
 import math
 
 import numpy as np
@@ -9,9 +10,7 @@ import torch
 
 from mixdpo import training
 from mixdpo.errors import UserError
-from mixdpo.language import load_language_model
-from mixdpo.policies import PreferenceObjective, Triplets
-from mixdpo.reference import log_probs
+from mixdpo.policies import PreferenceObjective, build
 from mixdpo.training import epoch_batches, fit, learning_rate_factor, training_batches
 
 SPEC = {
@@ -42,24 +41,10 @@ def test_learning_rate(schedule, last):
     assert factors[10] == pytest.approx(1.0) and factors[-1] == pytest.approx(last, abs=1e-3)
 
 
-@pytest.fixture
-def triplets(tmp_path, model_folder, runtime):
-    rng = np.random.default_rng(0)
-
-    def ids(low, high):
-        return [rng.integers(1, 300, rng.integers(low, high)).tolist() for _ in range(24)]
-
-    frame = pd.DataFrame({"prompt_ids": ids(2, 8), "chosen_ids": ids(3, 20), "rejected_ids": ids(3, 20)})
-    frame.to_parquet(tmp_path / "train.parquet")
-    model = load_language_model(model_folder, runtime)
-    columns = {c: log_probs(model, frame["prompt_ids"], frame[f"{c}_ids"], runtime) for c in ("chosen", "rejected")}
-    pd.DataFrame(columns).to_parquet(tmp_path / "reference.parquet")
-    return Triplets(tmp_path / "train.parquet", tmp_path / "reference.parquet")
-
-
-def train(folder, model_folder, triplets, runtime, stop_at=None):
-    model = load_language_model(model_folder, runtime)
-    objective = PreferenceObjective(model, 0.1, runtime)
+def train(folder, model_folder, triplets, runtime, spec, stop_at=None):
+    """The state and curve of a policy trained on the triplets, as the policies stage trains it; `stop_at` kills it."""
+    objective = PreferenceObjective(build(spec, model_folder, None, runtime), spec, runtime)
+    objective.prepare(triplets)
     steps = iter(range(1000))
 
     def loss(rows):
@@ -68,31 +53,51 @@ def train(folder, model_folder, triplets, runtime, stop_at=None):
         return objective.loss(triplets, rows)
 
     folder.mkdir(exist_ok=True)
-    curve = fit(model, training_batches(triplets.lengths, SPEC), loss, spec=SPEC, runtime=runtime, resume=folder)
-    return model.state_dict(), curve
+    batches = [triplets.rows(groups) for groups in training_batches(triplets.group_lengths, spec)]
+    after_step = objective.after_step
+    curve = fit(objective, batches, loss, spec=spec, runtime=runtime, resume=folder, after_step=after_step)
+    return objective.state_dict(), curve
 
 
-def test_dpo_starts_at_log_2_and_descends(tmp_path, model_folder, triplets, runtime):
-    _, curve = train(tmp_path / "a", model_folder, triplets, runtime)
+def test_dpo_starts_at_log_2_and_descends(tmp_path, model_folder, triplets, method, runtime):
+    """On one style alone: two styles may order a pair both ways."""
+    one = copy.copy(triplets)
+    style = triplets.labels["style"].to_numpy()
+    one.groups = [g[style[g] == "grammar"] for g in triplets.groups]
+    spec = method | {"independent_models": 1, "epochs": 8}
+    _, curve = train(tmp_path / "a", model_folder, one, runtime, spec)
     assert curve["loss"].iloc[0] == pytest.approx(math.log(2), abs=1e-5)
     assert curve["kl"].iloc[0] == pytest.approx(0, abs=1e-4)
     assert curve["loss"].iloc[-6:].mean() < 0.95 * math.log(2)
     assert curve["margin"].iloc[-1] > 0.1
-    assert {"loss", "accuracy", "margin", "kl", "gradient_norm"} <= set(curve)
+    assert {"loss", "nll", "accuracy", "margin", "kl", "w0", "q0 grammar", "gradient_norm"} <= set(curve)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"independent_models": 1, "schedule": "constant"},
+        {"shared_heads": 3, "reward_update": "partition", "schedule": "linear"},
+        {"independent_models": 2, "reward_update": "partition", "schedule": "cosine"},
+        {"shared_heads": 2, "independent_models": 1, "schedule": "cosine"},
+        {"shared_heads": 3, "encoder": "frozen", "schedule": "linear"},
+    ],
+    ids=lambda changes: "-".join(map(str, changes.values())),
+)
 def test_interrupted_training_ends_with_the_same_bytes(
-    tmp_path, model_folder, triplets, runtime, schedule, monkeypatch
+    tmp_path, model_folder, triplets, method, runtime, changes, monkeypatch
 ):
+    """Optimiser, global weights and the rewards that `partition` keeps from one epoch to the next are all restored."""
     monkeypatch.setattr(training, "SAVING_SHARE", 1e9)  # so that the state of the very last step is there
-    monkeypatch.setitem(SPEC, "schedule", schedule)
-    whole, curve = train(tmp_path / "a", model_folder, triplets, runtime)
+    spec = method | changes
+    whole, curve = train(tmp_path / "a", model_folder, triplets, runtime, spec)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "b", model_folder, triplets, runtime, stop_at=7)
-    assert torch.load(tmp_path / "b/training.pt")["step"] == 7
-    resumed, curve_again = train(tmp_path / "b", model_folder, triplets, runtime)
+        train(tmp_path / "b", model_folder, triplets, runtime, spec, stop_at=4)
+    assert torch.load(tmp_path / "b/training.pt")["step"] == 4
+    resumed, curve_again = train(tmp_path / "b", model_folder, triplets, runtime, spec)
+    assert len(curve) == 9 and whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert ("rewards" in whole) == (spec["reward_update"] == "partition")
     pd.testing.assert_frame_equal(curve, curve_again)
 
 

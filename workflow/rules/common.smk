@@ -5,7 +5,17 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(workflow.current_basedir)))
 
-from mixdpo.config import asset_files, asset_stage, check_tables, methods_of, policies_of, published, spec, validate
+from mixdpo.config import (
+    asset_files,
+    asset_stage,
+    check_tables,
+    method_of,
+    methods_of,
+    policies_of,
+    published,
+    spec,
+    validate,
+)
 from mixdpo.errors import UserError
 from mixdpo.fingerprint import fingerprint
 from mixdpo.stages import STAGES
@@ -22,6 +32,21 @@ except UserError as error:
 RESULTS = f"results/{config['run']}"
 DEVICE, PRECISION, THREADS = (config["runtime"][key] for key in ("device", "precision", "threads"))
 GPU = 0 if DEVICE == "cpu" else 1
+SAMPLES = ("completions", "rewards", "policies")
+NEEDS = {  # kind of table or figure → stages of its policies, stages of its experiments
+    "rewards": (SAMPLES, ()),
+    "alignment": (SAMPLES, ()),
+    "best_heads": (SAMPLES, ()),
+    "gates": (("completions",), ("gates",)),
+    "validity": ((), ()),
+    "perplexity": ((), ("sft",)),
+    "preferences": ((), ("preferences",)),
+    "specialisation": (("policies",), ("sft",)),
+    "words": (("completions", "policies"), ()),
+    "tasks": (("completions", "policies"), ()),
+    "confusion": (("completions",), ()),
+}
+FIGURES = [name for name, table in TABLES.items() if name.startswith("figure")]
 
 
 wildcard_constraints:
@@ -29,7 +54,8 @@ wildcard_constraints:
     policy="reference|({})/seed[0-9]+".format("|".join(config["policies"]["methods"])),
     method="|".join(config["policies"]["methods"]),
     seed="[0-9]+",
-    table="|".join(TABLES),
+    table="|".join(name for name in TABLES if name not in FIGURES),
+    figure="|".join(FIGURES),
 
 
 def asset_inputs(asset):
@@ -68,36 +94,48 @@ def model_of(wildcards):
     return f"{RESULTS}/policies/{wildcards.experiment}/{wildcards.policy}/manifest.json"
 
 
+def training_inputs(wildcards):
+    """What a policy is trained from; a gate only where the method has one."""
+    stages = {"policy": "sft", "preferences": "preferences", "reference": "reference"}
+    if method_of(config, wildcards.method)["weights"] == "gate":
+        stages["gate"] = "gates"
+    return {name: f"{RESULTS}/{stage}/{wildcards.experiment}/manifest.json" for name, stage in stages.items()}
+
+
 def table_inputs(name):
-    """What a table is made from: its published values and, by kind, manifests below results/."""
+    """What a table or figure is made from: its published values and, by kind, manifests below results/."""
     table = TABLES[name]
+    of_policies, of_experiments = NEEDS[table["kind"]]
     inputs = {"published": str(PUBLISHED / f"{name}.yaml")}
     if table["kind"] == "validity":
-        return inputs | {"validity": f"{RESULTS}/validity/manifest.json"}
-    if table["kind"] in ("perplexity", "preferences"):
-        stage = {"perplexity": "sft", "preferences": "preferences"}[table["kind"]]
-        return inputs | {f"{stage}:{e}": f"{RESULTS}/{stage}/{e}/manifest.json" for e in table["experiments"]}
-    folder = f"{RESULTS}/evaluations/{table['experiment']}"
-    return inputs | {
-        f"{stage}:{policy}": f"{folder}/{policy}/{stage}/manifest.json"
-        for method in ["reference", *methods_of(table)]
-        for policy in policies_of(config, method)
-        for stage in ("completions", "rewards")
-    }
+        inputs["validity"] = f"{RESULTS}/validity/manifest.json"
+    for experiment in table.get("experiments", [table.get("experiment")]):
+        inputs |= {f"{stage}:{experiment}": f"{RESULTS}/{stage}/{experiment}/manifest.json" for stage in of_experiments}
+    for method in methods_of(table):
+        for policy in policies_of(config, method):
+            evaluation = f"{RESULTS}/evaluations/{table['experiment']}/{policy}"
+            paths = {stage: f"{evaluation}/{stage}/manifest.json" for stage in ("completions", "rewards")}
+            if method != "reference":
+                paths["policies"] = f"{RESULTS}/policies/{table['experiment']}/{policy}/manifest.json"
+            inputs |= {f"{stage}:{policy}": paths[stage] for stage in of_policies if stage in paths}
+    return inputs
 
 
 def all_targets():
-    """Every table and every artifact behind it: a table in Git does not stand in for a result that is not there."""
-    tables = [f"paper_tables/{config['run']}/{name}.manifest.json" for name in TABLES]
+    """Every table and figure and every artifact behind them: what is in Git does not stand in for a missing result."""
+    printed = [f"paper_tables/{config['run']}/{name}.manifest.json" for name in TABLES]
     artifacts = {f"{RESULTS}/assets/{asset}/manifest.json" for asset in config["assets"]}
-    artifacts |= {path for name in TABLES for path in table_inputs(name).values() if path.startswith(RESULTS)}
-    for table in TABLES.values():
-        if "experiment" in table:
+    for name, table in TABLES.items():
+        artifacts |= {path for path in table_inputs(name).values() if path.startswith(RESULTS)}
+        for method in methods_of(table):
             stages = ["sft", "completions", "rewards", "preferences", "reference"]
-            trained = [policy for m in methods_of(table) if m != "reference" for policy in policies_of(config, m)]
+            if method != "reference" and method_of(config, method)["weights"] == "gate":
+                stages.append("gates")
             artifacts |= {f"{RESULTS}/{stage}/{table['experiment']}/manifest.json" for stage in stages}
-            artifacts |= {f"{RESULTS}/policies/{table['experiment']}/{policy}/manifest.json" for policy in trained}
-    return tables + sorted(artifacts)
+            if method != "reference":
+                trained = policies_of(config, method)
+                artifacts |= {f"{RESULTS}/policies/{table['experiment']}/{p}/manifest.json" for p in trained}
+    return printed + sorted(artifacts)
 
 
 # A rule with one output is called with that manifest; one that declares more names it.

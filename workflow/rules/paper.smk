@@ -29,3 +29,36 @@ rule paper:
         inputs=named,
     shell:
         f"python -m mixdpo paper{MANIFEST_COMMAND}"
+
+
+# Draw a figure, with the numbers behind it.
+rule figures:
+    input:
+        unpack(lambda wildcards: table_inputs(wildcards.figure)),
+    output:
+        manifest=f"paper_tables/{config['run']}/{{figure}}.manifest.json",
+        png=report(
+            f"paper_tables/{config['run']}/{{figure}}.png",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
+        pdf=f"paper_tables/{config['run']}/{{figure}}.pdf",
+        csv=f"paper_tables/{config['run']}/{{figure}}.csv",
+    log:
+        f"logs/{config['run']}/figures/{{figure}}.log",
+    benchmark:
+        f"{RESULTS}/runs/figures--{{figure}}.tsv"
+    conda:
+        "../../envs/mixdpo.yaml"
+    threads: 1
+    resources:
+        device="cpu",
+        precision=PRECISION,
+    params:
+        spec=spec_of("figures"),
+        code=code_of("figures"),
+        facts=f"{RESULTS}/runs",
+        inputs=named,
+    shell:
+        f"python -m mixdpo figures{MANIFEST_COMMAND}"
