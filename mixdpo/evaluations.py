@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -13,6 +14,7 @@ from mixdpo.reference import log_probs
 from mixdpo.runtime import Runtime
 
 
+@torch.no_grad()
 def evaluations(
     out: Path, spec: dict, *, runtime: Runtime, resume: Path, policy: Path, reference: Path, reviews: Path
 ) -> None:

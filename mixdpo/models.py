@@ -8,15 +8,20 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers.activations import NewGELUActivation
 
 from mixdpo.errors import UserError
 from mixdpo.language import TokenBatch, head_log_probs, hidden_states, load_language_model
 from mixdpo.runtime import Runtime
 from mixdpo.sampling import draw, sample
+
+LOGITS_KEPT = 2**24  # logits of a minibatch that wait in memory for the way back; those beyond are computed again
 
 
 class GlobalWeights(nn.Module):
@@ -26,7 +31,7 @@ class GlobalWeights(nn.Module):
 
     def __init__(self, experts: int, weights: Sequence[float] | None = None):
         super().__init__()
-        self.log_w = nn.Parameter(torch.tensor(weights or [1 / experts] * experts).log())
+        self.log_w = nn.Parameter(torch.tensor(weights or [1 / experts] * experts).log().clamp_min(-30.0))
 
     def features(self, prompts: Sequence[Sequence[int]], batch_size: int = 64) -> Tensor:
         """What the weights see of each prompt: nothing, (N, 0)."""
@@ -54,7 +59,7 @@ class Gate(nn.Module):
         features = torch.zeros(len(prompts), self.linear.in_features, device=self.linear.weight.device)
         for rows in rows_by(len(p) for p in prompts):
             for part in torch.tensor(rows).split(batch_size):
-                tokens = torch.tensor([prompts[i] for i in part.tolist()], device=features.device)
+                tokens = torch.tensor(np.stack([prompts[i] for i in part.tolist()]), device=features.device)
                 features[part] = self.encoder(input_ids=tokens).last_hidden_state.float().mean(dim=1)
         return features
 
@@ -88,6 +93,7 @@ class Policy(nn.Module):
         super().__init__()
         self.encoder, self.weights = encoder, weights
         self.heads, self.independent = nn.ModuleList(heads), nn.ModuleList(independent)
+        fuse_gelu(self)
 
     @classmethod
     def from_language_model(
@@ -132,12 +138,11 @@ class Policy(nn.Module):
         targets, columns = batch.tokens[:, 1:][batch.mask], []
         if self.heads:
             hidden = hidden_states(self.encoder, batch) if hidden is None else hidden
-            columns += [head_log_probs(hidden, head, targets) for head in self.heads]
+            columns.append(layers_log_probs(hidden, self.heads, targets))
         for model in self.independent:
-            columns.append(
-                head_log_probs(hidden_states(model.base_model, batch), model.get_output_embeddings(), targets)
-            )
-        return torch.stack(columns, dim=-1)
+            hidden = hidden_states(model.base_model, batch)
+            columns.append(layers_log_probs(hidden, [model.get_output_embeddings()], targets))
+        return torch.cat(columns, dim=-1)
 
     def log_probs(self, batch: TokenBatch, hidden: Tensor | None = None) -> Tensor:
         """log π_k(y | x) of whole completions: (N, K)."""
@@ -201,8 +206,8 @@ class Policy(nn.Module):
             raise UserError(f"mixture: expected token or sequence, found {mixture}; choose one of those")
         log_w = self.weights(self.weights.features(prompts))
         if top_s is not None:
-            outside = log_w < log_w.topk(top_s).values[:, -1:]
-            log_w = log_w.masked_fill(outside, -torch.inf).log_softmax(dim=-1)
+            kept = log_w.topk(top_s)
+            log_w = torch.full_like(log_w, -torch.inf).scatter(1, kept.indices, kept.values).log_softmax(dim=-1)
         chosen = draw(log_w, generator) if mixture == "sequence" else None
         if expert is not None:
             chosen = torch.full((len(prompts),), expert, device=log_w.device)
@@ -236,6 +241,13 @@ class Policy(nn.Module):
         if not (folder / "policy.json").exists():
             return cls.from_language_model(load_language_model(folder, runtime), independent_models=1)
         shape, tensors = json.loads((folder / "policy.json").read_text()), load_file(folder / "mixture.safetensors")
+        parts = [f"independent{i}" for i in range(shape["independent_models"])]
+        parts += ["encoder"] * bool(shape["shared_heads"]) + ["gate_encoder"] * (shape["weights"] == "gate")
+        for part in parts:
+            if not (folder / part).is_dir():
+                raise UserError(
+                    f"{folder}/{part}: expected a model, as policy.json says, found none; load a whole policy"
+                )
         options = {"dtype": torch.float32, "attn_implementation": runtime.attention}
         experts, heads, encoder = shape["shared_heads"] + shape["independent_models"], [], None
         if shape["shared_heads"]:
@@ -253,6 +265,26 @@ class Policy(nn.Module):
         else:
             weights = _filled(GlobalWeights(experts), tensors, {"log_w": "log_w"}, folder)
         return cls(encoder, heads, independent, weights).to(runtime.device).eval()
+
+
+def layers_log_probs(hidden: Tensor, layers: Sequence[nn.Linear], targets: Tensor) -> Tensor:
+    """log softmax(layer_k(hidden)) at the targets: hidden (M, d), targets (M,) → (M, K), fp32."""
+    kept = LOGITS_KEPT // max(1, len(targets) * layers[0].out_features)
+    columns = [
+        -F.cross_entropy(layer(hidden).float(), targets, reduction="none")
+        if k < kept
+        else head_log_probs(hidden, layer, targets)
+        for k, layer in enumerate(layers)
+    ]
+    return torch.stack(columns, dim=-1)
+
+
+def fuse_gelu(model: nn.Module) -> None:
+    """GPT-2's activation, eight element-wise operations in transformers, as the one kernel that torch has for it."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def mixture_log_probs(token_log_probs: Tensor, log_w: Tensor, mixture: str) -> Tensor:
@@ -315,5 +347,7 @@ class Decoder:
                 logits.append(model.get_output_embeddings()(self.last_hidden(model.base_model, tokens)).float())
         if len(logits) == 1:
             return logits[0]
-        weighted = [w[:, None] + part.log_softmax(dim=-1) for w, part in zip(self.log_w.T, logits, strict=True)]
-        return torch.stack(weighted).logsumexp(dim=0)
+        mixed = torch.zeros_like(logits[0])
+        for w, part in zip(self.log_w.exp().T, logits, strict=True):
+            mixed += w[:, None] * part.softmax(dim=-1)
+        return mixed.log()

@@ -92,6 +92,15 @@ def test_gradient_of_section_d2_has_a_minus_in_both_terms():
     torch.testing.assert_close(gradient, 0.3 * (q * share).unsqueeze(-1) * torch.tensor([-1.0, 1.0]))
 
 
+def test_responsibilities_are_constants_of_the_expert_losses():
+    """q and q⁽ʳ⁾ that still hang on log_ratio give the gradient of q and q⁽ʳ⁾ that do not."""
+    log_ratio = torch.randn(B, K, 2, dtype=torch.float64, requires_grad=True)
+    r, gradients = 0.3 * log_ratio, []
+    for q, log_q_r in [(responsibilities(LOG_W, s), log_reward_posterior(LOG_W, s)) for s in (r, r.detach())]:
+        gradients += torch.autograd.grad(expert_loss(log_ratio, q, log_q_r, 0.3).sum(), log_ratio)
+    assert gradients[0].equal(gradients[1])
+
+
 def test_log_space_survives_extremes():
     r = torch.tensor([[[-1000.0, 1000.0], [1000.0, -1000.0]]])
     log_w = torch.tensor([[-1e-30, -300.0]])
