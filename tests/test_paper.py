@@ -7,7 +7,16 @@ import pandas as pd
 import pytest
 import yaml
 
-from mixdpo.paper import alignment_table, paper, rewards_table, samples, validity_table
+from mixdpo.paper import (
+    alignment_table,
+    best_heads_table,
+    gates_table,
+    head_order,
+    paper,
+    rewards_table,
+    samples,
+    validity_table,
+)
 
 ROOT = Path(__file__).parent.parent
 TABLE = {
@@ -31,7 +40,7 @@ def artifacts(tmp_path):
     scores = {"reference": [1, 2, 3], "dpo/seed0": [2, 4, 6], "dpo/seed1": [2, 2, 8]}
     folders = {}
     for policy, joy in scores.items():
-        frame = pd.DataFrame({"prompt_id": [0, 1, 2], "sample": 0})
+        frame = pd.DataFrame({"prompt_id": [0, 1, 2], "sample": 0, "decoding": "token"})
         for stage in ("completions", "rewards"):
             folders[f"{stage}:{policy}"] = tmp_path / policy / stage
             folders[f"{stage}:{policy}"].mkdir(parents=True)
@@ -70,6 +79,79 @@ def test_alignment_table(artifacts):
     assert dpo.loc["kl", ["mean", "se"]].tolist() == [1.5, 0.0]
     assert dpo.loc["tokens", "mean"] == 2.0
     assert grid["Mean gain / SE"].tolist() == ["–", "2.0"]
+
+
+@pytest.fixture
+def mixtures(tmp_path, artifacts):
+    """Two seeds of K = 2 over two domains. Expert 0 of seed 0 and expert 1 of seed 1 take the style s.
+
+    Joy per prompt: seed 0 expert0 (1, 1, 1), expert1 (5, 6, 7); seed 1 expert0 (7, 8, 9), expert1 (3, 3, 3).
+    """
+    joys = {0: [[1, 1, 1], [5, 6, 7]], 1: [[7, 8, 9], [3, 3, 3]]}
+    for seed, experts in joys.items():
+        policy = f"mix/seed{seed}"
+        folders = {stage: tmp_path / policy / stage for stage in ("completions", "rewards", "policies")}
+        prompts = pd.DataFrame({"prompt_id": [0, 1, 2], "domain": ["movie", "movie", "book"]})
+        rows = [
+            prompts.assign(sample=0, decoding=f"expert{k}", joy=[float(j) for j in joy])
+            for k, joy in enumerate(experts)
+        ]
+        frame = pd.concat(rows)
+        weights = prompts.assign(w0=[0.9, 0.2, 0.3], w1=[0.1, 0.8, 0.7])
+        q = pd.DataFrame({"style": ["s", "s", "t", "t"], "domain": "movie"}).assign(q0=[0.8, 0.8, 0.4, 0.1])
+        q = q.assign(q1=1 - q["q0"])
+        if seed == 1:
+            q = q.rename(columns={"q0": "q1", "q1": "q0"})
+        for folder in folders.values():
+            folder.mkdir(parents=True)
+        frame[["prompt_id", "sample", "decoding", "joy"]].to_parquet(folders["rewards"] / "scores.parquet")
+        frame.drop(columns="joy").to_parquet(folders["completions"] / "completions.parquet")
+        weights.to_parquet(folders["completions"] / "weights.parquet")
+        q.to_parquet(folders["policies"] / "responsibilities.parquet")
+        artifacts |= {f"{stage}:{policy}": folder for stage, folder in folders.items()}
+    return artifacts
+
+
+def test_heads_of_further_seeds_are_matched_to_the_first(mixtures):
+    assert head_order(mixtures, "mix") == {"mix/seed0": [0, 1], "mix/seed1": [1, 0]}
+    assert samples(mixtures, "mix", "expert0").groupby("seed")["joy"].mean().to_dict() == {"0": 1.0, "1": 3.0}
+
+
+def test_sparse_takes_the_expert_of_the_largest_weight(mixtures):
+    """w0 leads on the first prompt only: seed 0 gives (1, 6, 7), seed 1 (7, 3, 3)."""
+    frame = samples(mixtures, "mix", "sparse")
+    assert frame.sort_values(["seed", "prompt_id"])["joy"].tolist() == [1, 6, 7, 7, 3, 3]
+
+
+def test_columns_by_domain(mixtures):
+    """Expert 0 over seeds is (1 + 3)/2 = 2 on every prompt; two prompts are of movies, one of books."""
+    row = {"name": "Head 0", "policy": "mix", "decoding": "expert0"}
+    table = {"reward": "joy", "columns": {"movie": "Movie", "book": "Book"}, "rows": [row]}
+    cells, grid = rewards_table(table, mixtures)
+    assert cells[["column", "mean", "prompts"]].values.tolist() == [["movie", 2.0, 2], ["book", 2.0, 1]]
+    assert grid.loc[0, "Movie"] == "2.000 ± 0.000 (seeds 1.414)"
+
+
+def test_best_heads_table(mixtures):
+    """Head 1 has (5 + 7)/2, (6 + 8)/2, (7 + 9)/2 = (6, 7, 8); DPO (2, 3, 7): gains (4, 4, 1), mean 3, SE 1.
+
+    argmax q is expert 0 on both triplets of s and expert 1 on both of t (seed 1 the other way round): all recovered.
+    """
+    table = {"baseline": "dpo", "columns": {"joy": "Joy"}, "rows": [{"name": "Mix", "policy": "mix"}]}
+    cells, grid = best_heads_table(table, mixtures)
+    best = cells[cells["column"] == "joy"].iloc[0]
+    assert (best["head"], best["mean"], best["se"]) == ("Head 1", pytest.approx(3.0), pytest.approx(1.0))
+    assert grid.loc[0, "Joy"] == "Head 1: +3.000 ± 1.000 (+3.0 SE)"
+    assert cells.loc[cells["column"] == "recovered", "mean"].item() == 1.0
+
+
+def test_gates_table(tmp_path, mixtures):
+    """The gate sends prompt 0 to movies, 1 and 2 to books: right on the first and the last of movie, movie, book."""
+    pd.DataFrame({"split": ["train"], "prompts": [100], "accuracy": [0.8]}).to_csv(tmp_path / "accuracy.csv")
+    table = {"experiment": "e", "domains": ["movie", "book"], "rows": [{"name": "Gate", "policy": "mix"}]}
+    cells, grid = gates_table(table, mixtures | {"gates:e": tmp_path})
+    assert cells["mean"].tolist() == pytest.approx([0.8, 2 / 3]) and cells["se"].iloc[0] == pytest.approx(0.04)
+    assert grid["Accuracy"].iloc[0] == "0.800 ± 0.040"
 
 
 def test_validity_table_prints_the_bar(tmp_path):
