@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -58,20 +59,29 @@ def jobs(project: Path, *arguments: str, config: str = "tests/tiny.yaml") -> dic
 
 def test_tables_are_there(project):
     folder = project / "paper_tables/tiny"
-    table = pd.read_csv(folder / "table1.csv")
-    assert set(table["row"]) == {"Reference (SFT)", "Baseline DPO"}
-    assert table["mean"].notna().all() and (table["se"] > 0).all() and (table["prompts"] == 40).all()
-    assert "0.610 ± 0.004" in (folder / "table1.md").read_text()
+    for name in ("table1", "table2", "table3", "poster_table1"):
+        table = pd.read_csv(folder / f"{name}.csv")
+        rows = yaml.safe_load((ROOT / f"workflow/published/{name}.yaml").read_text())["rows"]
+        assert list(table["row"].unique()) == [row["name"] for row in rows]
+        assert table["mean"].notna().all() and (table["se"] > 0).all()
+        assert (table["prompts"] == (20 if name == "table2" else 40)).all()
+    assert "0.465 ± 0.002; 0.232 ± 0.002" in (folder / "table1.md").read_text()
     assert r"\toprule" in (folder / "table1.tex").read_text()
     kl = pd.read_csv(folder / "alignment.csv").query("column == 'kl'").set_index("row")["mean"]
-    assert kl["Reference (SFT)"] == 0 != kl["Baseline DPO"]
+    assert abs(kl["Reference (SFT)"]) < 1e-3 < kl.drop("Reference (SFT)").abs().min()
     validity = pd.read_csv(folder / "validity.csv")
     assert set(validity["reward"]) == {"sentiment", "informativeness", "grammar"}
 
 
+def test_figures_are_there(project):
+    for name in ("figure1", "figure2", "figure3", "figure4"):
+        for suffix in ("png", "pdf", "csv"):
+            assert (project / f"paper_tables/tiny/{name}.{suffix}").stat().st_size > 100
+
+
 def test_every_job_left_its_record_and_benchmark(project):
     runs = project / "results/tiny/runs"
-    assert len(list(runs.glob("*.json"))) == len(list(runs.rglob("*.tsv"))) == 20
+    assert len(list(runs.glob("*.json"))) == len(list(runs.rglob("*.tsv"))) == 61
 
 
 def test_second_call_has_nothing_to_do(project):
@@ -85,7 +95,7 @@ def test_an_evaluation_setting_reruns_evaluations_and_tables(project, tmp_path):
     overlay = tmp_path / "edited.yaml"
     overlay.write_text((project / "tests/tiny.yaml").read_text().replace("prompts: 40", "prompts: 39"))
     counts = jobs(project, config=str(overlay))
-    assert counts == {"evaluations": 2, "evaluation_rewards": 2, "paper": 2}
+    assert counts == {"evaluations": 11, "evaluation_rewards": 11, "paper": 7, "figures": 3}
 
 
 def edited(project: Path, name: str, old: str, new: str):
@@ -104,25 +114,28 @@ def test_a_comment_reruns_nothing(project):
 def test_a_line_of_a_reward_reruns_rewards_and_what_follows(project):
     counts = edited(project, "mixdpo/rewards.py", "batch_size=64", "batch_size=63")
     assert counts == {
-        "rewards": 1,
+        "rewards": 2,
         "validity": 1,
-        "preferences": 1,
-        "reference": 1,
-        "policies": 1,
-        "evaluations": 1,
-        "evaluation_rewards": 2,
-        "paper": 4,  # perplexity stays
+        "preferences": 2,
+        "reference": 2,
+        "gates": 1,
+        "policies": 9,
+        "evaluations": 9,  # those of the reference stay
+        "evaluation_rewards": 11,
+        "paper": 9,  # perplexity stays
+        "figures": 4,
     }
 
 
-def test_a_second_seed_adds_one_policy(project, tmp_path):
+def test_a_second_seed_adds_one_policy_a_method(project, tmp_path):
     overlay = tmp_path / "seeds.yaml"
     overlay.write_text((project / "tests/tiny.yaml").read_text() + "seeds: [0, 1]\n")
     assert jobs(project, config=str(overlay)) == {
-        "policies": 1,
-        "evaluations": 1,
-        "evaluation_rewards": 1,
-        "paper": 2,
+        "policies": 9,
+        "evaluations": 9,
+        "evaluation_rewards": 9,
+        "paper": 7,
+        "figures": 4,
     }
 
 
@@ -139,7 +152,7 @@ def test_tables_in_git_do_not_stand_in_for_missing_results(project, tmp_path):
     shutil.copytree(project / "paper_tables", clone / "paper_tables")
     done = snakemake(clone, "--dry-run")
     counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE))
-    assert (counts["base"], counts["policies"], counts["paper"], counts["total"]) == ("1", "1", "5", "21")
+    assert (counts["base"], counts["policies"], counts["paper"], counts["total"]) == ("1", "9", "10", "62")
 
 
 def test_a_misspelt_key_is_one_line(project, tmp_path):
