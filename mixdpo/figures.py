@@ -241,7 +241,10 @@ def best_rewards(
 
 
 def words(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFrame]:
-    """A word cloud per head: the words that its own completions contain more often than the other heads'."""
+    """A word cloud per head: the words that its own completions contain more often than the other heads'.
+
+    Words in the head's colour have a z-score above the table's; grey ones may owe their place to chance.
+    """
     method = table["rows"][0]["policy"]
     order = head_order(artifacts, method)
     pools = defaultdict(list)
@@ -253,16 +256,16 @@ def words(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFrame
     counts = document_frequencies(heads)
     z, best = log_odds_z(counts, table["prior"]), best_rewards(table, artifacts, order)
 
-    figure, lines = Figure(figsize=(WIDTH, 2.35)), []
+    figure, lines = Figure(figsize=(WIDTH, 2.45)), []
     for head, axis in enumerate(figure.subplots(1, len(heads), squeeze=False)[0]):
-        top = z[head][z[head] > table["z"]].sort_index().sort_values(ascending=False, kind="stable")[: table["words"]]
-        drawn = draw_cloud(axis, top.to_dict(), HEAD_COLOURS[head], table["seed"], WIDTH / len(heads))
+        top = z[head][z[head] > 0].sort_index().sort_values(ascending=False, kind="stable")[: table["words"]]
+        colours = {word: HEAD_COLOURS[head] if value > table["z"] else GREY for word, value in top.items()}
+        drawn = draw_cloud(axis, top.to_dict(), colours, table["seed"], WIDTH / len(heads))
         reward = (
             f"most responsible for {best[head][0]}, $q$ = {best[head][1]:.2f}" if best[head] else "no reward stands out"
         )
-        axis.set_title(f"{letter(head)} Head {head}\n{reward}")
-        if top.empty:
-            axis.text(0.5, 0.5, f"no word with z > {table['z']}", transform=axis.transAxes, ha="center", va="center")
+        apart = f"{(top > table['z']).sum()} of {len(top)} words at $z$ > {table['z']}"
+        axis.set_title(f"{letter(head)} Head {head}\n{reward}\n{apart}")
         style, q = best[head] or ("", np.nan)
         own = pd.DataFrame({"word": top.index, "weight": top.to_numpy(), "drawn": top.index.isin(drawn)})
         own["completions"], own["of"] = counts.loc[top.index, head].to_numpy(), len(heads[head])
@@ -273,7 +276,7 @@ def words(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFrame
     return figure, pd.concat(lines, ignore_index=True)[[*columns, "responsible_for", "q"]]
 
 
-def draw_cloud(axis: Axes, weights: dict[str, float], colour: str, seed: int, inches: float) -> set[str]:
+def draw_cloud(axis: Axes, weights: dict[str, float], colours: dict[str, str], seed: int, inches: float) -> set[str]:
     """Draw words as outlines where `wordcloud` lays them out, `inches` wide; return those that found room.
 
     A unit of the layout is 1/300 inch; the smallest font has 5.5 points.
@@ -298,7 +301,7 @@ def draw_cloud(axis: Axes, weights: dict[str, float], colour: str, seed: int, in
         outline = TextPath((0, 0), word, size=size, prop=FONT)
         ink = outline.get_extents()
         place = Affine2D().translate(-ink.x0, -ink.y1).scale(1, -1).translate(left, top)
-        axis.add_patch(PathPatch(outline.transformed(place), color=colour, linewidth=0))
+        axis.add_patch(PathPatch(outline.transformed(place), color=colours[word], linewidth=0))
     return {word for (word, _), *_ in cloud.layout_}
 
 

@@ -293,7 +293,7 @@ def preferences_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataF
                 }
                 | shown
             )
-    return pd.DataFrame(cells), pd.DataFrame(grid).replace("nan", "–")
+    return pd.DataFrame(cells), pd.DataFrame(grid).fillna("–").replace("nan", "–")
 
 
 KINDS = {

@@ -1,0 +1,98 @@
+"""Would EM keep experts that are specialised? Heads start as specialists, taught by the styles that EM never sees.
+
+Needs the results of `make`. Prints, for Mix-DPO Case 1 of the embedded run, on the validation triplets: the negative
+log-likelihood of the preference model (5), the share of triplets whose style argmax q recovers (experts matched to
+styles at best), and each head's accuracy on its own style, (a) after EM from the configured perturbation, (b) after
+training head k on style k alone, (c) after EM from there, for as many epochs.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from scipy.optimize import linear_sum_assignment
+from tabulate import tabulate
+
+from mixdpo.config import method_of
+from mixdpo.losses import expert_loss
+from mixdpo.policies import PreferenceObjective, Triplets, build
+from mixdpo.runtime import Runtime
+from mixdpo.training import fit, training_batches
+
+STYLES = ["sentiment", "informativeness", "grammar"]
+
+
+def train(objective: PreferenceObjective, data: Triplets, spec: dict, loss, after_step) -> None:
+    batches = [data.rows(groups) for groups in training_batches(data.group_lengths, spec)]
+    with tempfile.TemporaryDirectory() as resume:
+        fit(objective, batches, loss, spec=spec, runtime=objective.runtime, resume=Path(resume), after_step=after_step)
+
+
+def taught(objective: PreferenceObjective, data: Triplets):
+    """The expert losses (11) with q one-hot at the style of each triplet."""
+    expert = data.labels["style"].map({style: k for k, style in enumerate(STYLES)}).to_numpy()
+
+    def loss(rows: np.ndarray):
+        log_ratio = objective.log_probs(data, rows, {}) - torch.from_numpy(data.reference[rows])[:, None]
+        q = torch.nn.functional.one_hot(torch.from_numpy(expert[rows]), len(STYLES)).float()
+        beta = objective.spec["beta"]
+        return expert_loss(log_ratio, q, torch.zeros_like(log_ratio), beta).sum(dim=1).mean(), {}
+
+    return loss
+
+
+@torch.no_grad()
+def measure(name: str, objective: PreferenceObjective, data: Triplets) -> dict:
+    figures, q = objective.evaluate(data)
+    counts = pd.crosstab(q.filter(regex="^q").to_numpy().argmax(axis=1), q["style"]).reindex(range(3), fill_value=0)
+    experts, styles = linear_sum_assignment(-counts.to_numpy())
+    rows = np.arange(len(data.chosen))
+    with objective.runtime.autocast():
+        log_ratio = objective.log_probs(data, rows, {}) - torch.from_numpy(data.reference)[:, None]
+    right = pd.DataFrame((log_ratio[..., 0] > log_ratio[..., 1]).numpy()).groupby(data.labels["style"]).mean()
+    best = {f"{style}, best head": right.loc[style].max() for style in STYLES}
+    recovered = counts.to_numpy()[experts, styles].sum() / len(q)
+    return {"experts": name, "nll": figures["nll"], "kl": figures["kl"], "style recovered": recovered} | best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results/embedded"))
+    parser.add_argument("--config", type=Path, default=Path("config.yaml"))
+    parser.add_argument("--epochs", type=int, default=3)
+    arguments = parser.parse_args()
+    runtime, folder = Runtime.choose("cpu", "auto", 1), arguments.results
+    spec = method_of(yaml.safe_load(arguments.config.read_text()), "mix_case1") | {
+        "seed": 0,
+        "epochs": arguments.epochs,
+    }
+    data = {
+        split: Triplets(*(folder / f"{stage}/multi_reward/{split}.parquet" for stage in ("preferences", "reference")))
+        for split in ("train", "validation")
+    }
+
+    def fresh() -> PreferenceObjective:
+        objective = PreferenceObjective(build(spec, folder / "sft/multi_reward/model", None, runtime), spec, runtime)
+        objective.prepare(data["train"])
+        return objective
+
+    def em(objective: PreferenceObjective) -> None:
+        train(objective, data["train"], spec, lambda rows: objective.loss(data["train"], rows), objective.after_step)
+
+    objective, lines = fresh(), []
+    em(objective)
+    lines.append(measure("EM from perturbed copies", objective, data["validation"]))
+    objective = fresh()
+    train(objective, data["train"], spec, taught(objective, data["train"]), lambda: None)
+    lines.append(measure("taught by style", objective, data["validation"]))
+    em(objective)
+    lines.append(measure("EM from those taught by style", objective, data["validation"]))
+    print(tabulate(lines, headers="keys", tablefmt="github", floatfmt=".3f"))
+
+
+if __name__ == "__main__":
+    main()
