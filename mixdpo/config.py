@@ -146,19 +146,58 @@ def check_tables(config: dict, tables: dict[str, dict]) -> None:
                 raise UserError(
                     f"experiments.{experiment}.rewards: expected {lacking[0]}, which {where} prints; add it"
                 )
+        _check_domains(config, table, where)
+        for row in table.get("rows", []):
+            _check_row(config, table, row, where)
         for method in methods_of(table):
-            if method == "reference":
-                continue
-            if method not in config["policies"]["methods"]:
-                raise UserError(f"policies.methods: expected {method}, which {where} prints; add it")
-            chosen, domains = method_of(config, method), config["experiments"][table["experiment"]]["domains"]
-            experts = chosen["shared_heads"] + chosen["independent_models"]
-            if chosen["weights"] == "gate" and len(domains) != experts:
-                raise UserError(
-                    f"policies.methods.{method}: expected as many experts as {table['experiment']} has domains "
-                    f"({', '.join(domains)}), on which the gate is pretrained, found {experts}; set shared_heads or "
-                    "independent_models"
-                )
+            if method != "reference":
+                _check_experts(config, table, method, where)
+
+
+def _check_domains(config: dict, table: dict, where: str) -> None:
+    """Domains that a table prints are those of its experiment, in its order: expert k stands for the k-th."""
+    domains = table.get("domains", list(table["columns"]) if "reward" in table else None)
+    found = config["experiments"][table["experiment"]]["domains"] if domains else None
+    if domains != found:
+        raise UserError(
+            f"experiments.{table['experiment']}.domains: expected {', '.join(domains)}, as {where} prints them, found "
+            f"{', '.join(found)}; correct one of them"
+        )
+
+
+def _check_row(config: dict, table: dict, row: dict, where: str) -> None:
+    method, decoding = row["policy"], row.get("decoding", "token")
+    if method != "reference" and method not in config["policies"]["methods"]:
+        raise UserError(f"policies.methods: expected {method}, which {where} prints; add it")
+    experts = 1 if method == "reference" else experts_of(config, method)
+    known = ["token", "sequence", "sparse", *(f"expert{k}" for k in range(experts))] if experts > 1 else ["token"]
+    if decoding not in known:
+        raise UserError(
+            f"{where}: {row['name']}: expected a decoding of {method}, which has {experts} experts, from "
+            f"{', '.join(known)}; found {decoding}; correct it or policies.methods.{method}"
+        )
+
+
+def _check_experts(config: dict, table: dict, method: str, where: str) -> None:
+    if method not in config["policies"]["methods"]:
+        raise UserError(f"policies.methods: expected {method}, which {where} prints; add it")
+    chosen, experts = method_of(config, method), experts_of(config, method)
+    domains = config["experiments"][table["experiment"]]["domains"]
+    if chosen["weights"] == "gate" and len(domains) != experts:
+        raise UserError(
+            f"policies.methods.{method}: expected as many experts as {table['experiment']} has domains "
+            f"({', '.join(domains)}), on which the gate is pretrained, found {experts}; set shared_heads or "
+            "independent_models"
+        )
+    if table["kind"] == "specialisation" and chosen["shared_heads"] < 2:
+        raise UserError(
+            f"policies.methods.{method}.shared_heads: expected at least 2, whose parameters {where} draws, found "
+            f"{chosen['shared_heads']}; raise it"
+        )
+    if table["kind"] in ("specialisation", "words", "tasks") and not 2 <= experts <= 4:
+        raise UserError(
+            f"policies.methods.{method}: expected 2 to 4 experts, which {where} can draw, found {experts}; change it"
+        )
 
 
 def asset_stage(config: dict, asset: str) -> str:
@@ -202,6 +241,12 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
 def method_of(config: dict, method: str) -> dict:
     """A method with all its keys: the defaults and its differences from them."""
     return config["policies"]["defaults"] | config["policies"]["methods"][method]
+
+
+def experts_of(config: dict, method: str) -> int:
+    """K, the number of experts of a method."""
+    chosen = method_of(config, method)
+    return chosen["shared_heads"] + chosen["independent_models"]
 
 
 def policies_of(config: dict, method: str) -> list[str]:

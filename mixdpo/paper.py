@@ -42,14 +42,15 @@ def head_order(artifacts: dict[str, Path], method: str) -> dict[str, list[int]]:
     """For every seed's policy: which of its experts is shown as head 0, 1, …
 
     Which expert takes which taste is chance, so the experts of further seeds are matched to those of the first by
-    their mean responsibilities per style and domain on the validation triplets.
+    their tastes: mean responsibilities per style and domain on the validation triplets, less the expert's own mean.
     """
     profiles = {}
     for policy in policies_in(artifacts, method):
         table = pd.read_parquet(artifacts[f"policies:{policy}"] / "responsibilities.parquet")
         q = sorted(table.filter(regex="^q[0-9]+$"), key=lambda name: int(name[1:]))
         labels = [c for c in ("style", "domain") if c in table]
-        profiles[policy] = np.concatenate([table.groupby(c)[q].mean().to_numpy() for c in labels]).T  # (K, labels)
+        means = [table.groupby(c)[q].mean() for c in labels]
+        profiles[policy] = np.concatenate([(m - m.mean()).to_numpy() for m in means]).T  # (K, labels)
     orders, first = {}, next(iter(profiles.values()), None)
     for policy, profile in profiles.items():
         distance = ((first[:, None] - profile[None]) ** 2).sum(axis=2)
@@ -113,6 +114,7 @@ def rewards_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame
     cells, grid = [], []
     for row in table["rows"]:
         frame, line = samples(artifacts, row["policy"], row.get("decoding", "token")), {"Model": row["name"]}
+        counts = set()
         for column, heading in table["columns"].items():
             part = frame[frame["domain"] == column] if "reward" in table else frame
             ours = cell(row["name"], column, part.rename(columns={table.get("reward", column): column}))
@@ -123,8 +125,12 @@ def rewards_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame
             ]
             spread = f" (seeds {ours['seed_sd']:.3f})" if ours["seeds"] > 1 else ""
             line[heading] = show(ours["mean"], ours["se"]) + spread
-            line[f"{heading}, published"] = "; ".join(dict.fromkeys(show(p["mean"], p["se"]) for p in printed))
-        grid.append(line | {"n": ours["prompts"]})
+            values = [show(p["mean"], p["se"]) for p in printed]
+            several = len(set(values)) > 1
+            shown = [f"{v} ({p['where']})" if several else v for v, p in zip(values, printed, strict=True)]
+            line[f"{heading}, published"] = "; ".join(dict.fromkeys(shown))
+            counts.add(ours["prompts"])
+        grid.append(line | {"n": "–".join(map(str, sorted({min(counts), max(counts)})))})
     return pd.DataFrame(cells), pd.DataFrame(grid)
 
 
@@ -171,7 +177,8 @@ def alignment_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFra
 def best_heads_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """For every method and reward: its best head, and that head's gain over the baseline, paired by prompt.
 
-    `recovered` is the best-permutation accuracy of argmax_k q_k for the style of the validation triplets, over seeds.
+    `recovered` is the best-permutation accuracy of argmax_k q_k for the style of the validation triplets, mean over
+    seeds, beside what shuffled styles give: mean and 95 % quantile.
     """
     cells, grid = [], []
     for row in table["rows"]:
@@ -180,24 +187,34 @@ def best_heads_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFr
             f"Head {k}": samples(artifacts, row["policy"], f"expert{k}")
             for k in range(len(next(iter(orders.values()))))
         }
-        recovered = [recovery(artifacts[f"policies:{policy}"]) for policy in orders]
-        line = {"Model": row["name"], "Style recovered (chance)": f"{np.mean(recovered):.3f} ({1 / len(heads):.3f})"}
-        cells.append({"row": row["name"], "column": "recovered", "mean": np.mean(recovered), "chance": 1 / len(heads)})
+        rng, recovered = np.random.default_rng(table["seed"]), []
+        for policy in orders:
+            q = pd.read_parquet(artifacts[f"policies:{policy}"] / "responsibilities.parquet")
+            shuffled = [recovery(q.assign(style=rng.permutation(q["style"]))) for _ in range(table["shuffles"])]
+            recovered.append((recovery(q), np.mean(shuffled), np.quantile(shuffled, 0.95)))
+        mean, chance, quantile = np.mean(recovered, axis=0)
+        line = {
+            "Model": row["name"],
+            "Style recovered": f"{mean:.3f}",
+            "by chance (95 % below)": f"{chance:.3f} ({quantile:.3f})",
+        }
+        cells.append({"row": row["name"], "column": "recovered", "mean": mean, "chance": chance, "chance_95": quantile})
         for reward, heading in table["columns"].items():
             baseline = per_prompt(samples(artifacts, table["baseline"]), reward)
             gains = {head: mean_and_se(per_prompt(frame, reward) - baseline) for head, frame in heads.items()}
             head, (mean, se) = max(gains.items(), key=lambda item: item[1][0])
             cells.append({"row": row["name"], "column": reward, "head": head, "mean": mean, "se": se})
-            line[heading] = f"{head}: {mean:+.3f} ± {se:.3f} ({mean / se:+.1f} SE)"
+            line[heading] = f"{head}: {mean:+.3f} ± {se:.3f}" + (f" ({mean / se:+.1f} SE)" if se else "")
         grid.append(line)
     return pd.DataFrame(cells), pd.DataFrame(grid)
 
 
-def recovery(policy: Path) -> float:
-    """Share of validation triplets whose likeliest expert is that of their style, experts matched to styles at best."""
-    table = pd.read_parquet(policy / "responsibilities.parquet")
-    q = table.filter(regex="^q").to_numpy()
-    counts = pd.crosstab(q.argmax(axis=1), table["style"]).reindex(range(q.shape[1]), fill_value=0).to_numpy()
+def recovery(responsibilities: pd.DataFrame) -> float:
+    """Share of triplets whose likeliest expert is that of their style, experts matched to styles at best."""
+    q = responsibilities.filter(regex="^q").to_numpy()
+    counts = (
+        pd.crosstab(q.argmax(axis=1), responsibilities["style"]).reindex(range(q.shape[1]), fill_value=0).to_numpy()
+    )
     rows, columns = linear_sum_assignment(-counts)
     return counts[rows, columns].sum() / counts.sum()
 
@@ -217,10 +234,11 @@ def gates_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, 
             right.append(chosen == frame["domain"].map({d: k for k, d in enumerate(table["domains"])}).to_numpy())
         mean, se = mean_and_se(np.mean(right, axis=0))
         rows.append((row["name"], "test prompts", mean, se, len(right[0])))
-    cells = pd.DataFrame(rows, columns=["row", "column", "mean", "se", "n"])
+    cells = pd.DataFrame(rows, columns=["row", "column", "mean", "se", "n"]).assign(chance=1 / len(table["domains"]))
     grid = pd.DataFrame({"Gate": cells["row"], "Prompts": cells["column"]})
     grid["Accuracy"] = [show(mean, se) for mean, se in zip(cells["mean"], cells["se"], strict=True)]
-    return cells, grid.assign(n=cells["n"])
+    grid["Published"] = cells["row"].map(table["published"]).fillna("")
+    return cells, grid.assign(Chance=cells["chance"].map("{:.3f}".format), n=cells["n"])
 
 
 def validity_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:

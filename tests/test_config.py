@@ -85,6 +85,8 @@ def changed(key: str, value) -> dict:
         ("policies.defaults.reward_update", "twice", ["reward_update", "one_step", "twice"]),
         ("policies.methods.mix_case1.initial_weights", [0.5, 0.5], ["mix_case1.initial_weights", "3 weights"]),
         ("policies.methods.mix_case1.initial_weights", [0.5, 0.5, 0.5], ["initial_weights", "sum to 1", "1.5"]),
+        ("policies.methods.mix_case1.initial_weights", [0.5, 2, 0.5], ["initial_weights", "≤ 1", "found 2"]),
+        ("policies.methods.mix_case1.initial_weights", 3, ["initial_weights", "array", "found 3"]),
         ("policies.methods.moe_case1.initial_weights", [0.5, 0.5], ["moe_case1.initial_weights", "gate"]),
         ("policies.methods.mix_case1_fixed.learn_experts", False, ["mix_case1_fixed", "learn_weights"]),
         (
@@ -115,7 +117,13 @@ def test_faults_are_one_line(key, value, words):
         ("experiments.multi_reward.rewards", ["sentiment"], ["multi_reward.rewards", "informativeness"]),
         ("policies.methods", {"other": {"independent_models": 1}}, ["policies.methods", "dpo"]),
         ("policies.methods.moe_case1.shared_heads", 3, ["policies.methods.moe_case1", "movie, book", "found 3"]),
-        ("experiments.multi_task.domains", ["movie"], ["as many experts as multi_task has domains", "found 2"]),
+        (
+            "experiments.multi_task.domains",
+            ["book", "movie"],
+            ["multi_task.domains", "expected movie, book", "book, movie"],
+        ),
+        ("policies.methods.mix_case1.shared_heads", 2, ["mix_case1", "2 experts", "found expert2"]),
+        ("policies.methods.mix_case1", {"independent_models": 3}, ["mix_case1.shared_heads", "figure1", "found 0"]),
     ],
 )
 def test_tables_that_the_configuration_cannot_fill_are_named(key, value, words):

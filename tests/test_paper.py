@@ -67,7 +67,7 @@ def test_rewards_table(artifacts):
     assert (reference["mean"], reference["se"]) == (2.0, pytest.approx(1 / np.sqrt(3)))
     assert np.isnan(reference["seed_sd"]) and np.isnan(reference["published_mean"])
     assert grid.iloc[1]["Joy"] == "4.000 ± 1.528 (seeds 0.000)"
-    assert grid.iloc[1]["Joy, published"] == "0.500 ± 0.100; 0.600 ± 0.200"
+    assert grid.iloc[1]["Joy, published"] == "0.500 ± 0.100 (A); 0.600 ± 0.200 (B)"
 
 
 def test_alignment_table(artifacts):
@@ -137,21 +137,29 @@ def test_best_heads_table(mixtures):
 
     argmax q is expert 0 on both triplets of s and expert 1 on both of t (seed 1 the other way round): all recovered.
     """
-    table = {"baseline": "dpo", "columns": {"joy": "Joy"}, "rows": [{"name": "Mix", "policy": "mix"}]}
+    table = {
+        "seed": 0,
+        "shuffles": 20,
+        "baseline": "dpo",
+        "columns": {"joy": "Joy"},
+        "rows": [{"name": "Mix", "policy": "mix"}],
+    }
     cells, grid = best_heads_table(table, mixtures)
     best = cells[cells["column"] == "joy"].iloc[0]
     assert (best["head"], best["mean"], best["se"]) == ("Head 1", pytest.approx(3.0), pytest.approx(1.0))
     assert grid.loc[0, "Joy"] == "Head 1: +3.000 ± 1.000 (+3.0 SE)"
-    assert cells.loc[cells["column"] == "recovered", "mean"].item() == 1.0
+    recovered = cells[cells["column"] == "recovered"].iloc[0]
+    assert recovered["mean"] == 1.0 and 0.5 < recovered["chance"] < recovered["chance_95"] <= 1.0
 
 
 def test_gates_table(tmp_path, mixtures):
     """The gate sends prompt 0 to movies, 1 and 2 to books: right on the first and the last of movie, movie, book."""
     pd.DataFrame({"split": ["train"], "prompts": [100], "accuracy": [0.8]}).to_csv(tmp_path / "accuracy.csv")
     table = {"experiment": "e", "domains": ["movie", "book"], "rows": [{"name": "Gate", "policy": "mix"}]}
+    table["published"] = {"After pretraining": "about 0.65"}
     cells, grid = gates_table(table, mixtures | {"gates:e": tmp_path})
     assert cells["mean"].tolist() == pytest.approx([0.8, 2 / 3]) and cells["se"].iloc[0] == pytest.approx(0.04)
-    assert grid["Accuracy"].iloc[0] == "0.800 ± 0.040"
+    assert grid["Accuracy"].iloc[0] == "0.800 ± 0.040" and grid["Published"].tolist() == ["about 0.65", ""]
 
 
 def test_validity_table_prints_the_bar(tmp_path):

@@ -65,7 +65,7 @@ def test_tables_are_there(project):
         assert list(table["row"].unique()) == [row["name"] for row in rows]
         assert table["mean"].notna().all() and (table["se"] > 0).all()
         assert (table["prompts"] == (20 if name == "table2" else 40)).all()
-    assert "0.465 ± 0.002; 0.232 ± 0.002" in (folder / "table1.md").read_text()
+    assert "0.465 ± 0.002 (Table 1); 0.232 ± 0.002 (Table 3)" in (folder / "table1.md").read_text()
     assert r"\toprule" in (folder / "table1.tex").read_text()
     kl = pd.read_csv(folder / "alignment.csv").query("column == 'kl'").set_index("row")["mean"]
     assert abs(kl["Reference (SFT)"]) < 1e-3 < kl.drop("Reference (SFT)").abs().min()
