@@ -341,8 +341,11 @@ def tasks(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFrame
         axis.bar(place, own["y"], 0.92 * width, label=f"Head {head}", **look)
         axis.errorbar(place, own["y"], own["se"], fmt="none", ecolor="black", elinewidth=0.8, capsize=2, capthick=0.8)
         for x, y, se in zip(place, own["y"], own["se"]):
-            axis.annotate(f"{y:.2f}", (x, y + se), (0, 2), textcoords="offset points", ha="center", fontsize=6.5)
-    axis.axhline(1 / heads, color=GREY, linewidth=0.6)
+            label = axis.annotate(
+                f"{y:.2f}", (x, y + se), (0, 2), textcoords="offset points", ha="center", fontsize=6.5
+            )
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+    axis.axhline(1 / heads, color=GREY, linewidth=0.6, zorder=0)
     axis.set_xticks(range(len(domains)), [domain.capitalize() for domain in domains])
     axis.set(ylim=(0, 1), ylabel="Mean mixture weight $w_k(x)$", xlabel="Domain of the test prompt")
     axis.tick_params(axis="x", length=0)
