@@ -20,23 +20,23 @@ def log_mbt_likelihood(log_w: Tensor, r: Tensor) -> Tensor:
     return torch.logsumexp(log_w + log_bradley_terry(r), dim=-1)
 
 
-def responsibilities(log_w: Tensor, r: Tensor) -> Tensor:
-    """q_k ∝ w_k σ(r_k(y⁺) − r_k(y⁻)), the posterior that makes Theorem 1 tight (Algorithm 2); returns (B, K).
-
-    By hand, K = 2: w = (1/4, 3/4), reward margins (log 3, 0) give σ = (3/4, 1/2), products (3/16, 6/16) and
-    q = (1/3, 2/3).
-    """
-    return torch.softmax(log_w + log_bradley_terry(r), dim=-1)
-
-
-def regularised_responsibilities(
-    log_w: Tensor, utility: Tensor, *, entropy: float, confidence: float, kl_uniform: float, kl_w: float
+def responsibilities(
+    log_w: Tensor,
+    utility: Tensor,
+    *,
+    entropy: float = 0.0,
+    confidence: float = 0.0,
+    kl_uniform: float = 0.0,
+    kl_w: float = 1.0,
 ) -> Tensor:
     """q_k ∝ w_k^(λ_KLw/α) exp(ℓ_k/α) of Lemma 6, with α = λ_ent − λ_conf + λ_KLu + λ_KLw; returns (B, K).
 
-    log_w and the utility ℓ are (B, K). The paper prints the first two signs of α the other way round; only these
-    collect the coefficients of −Σ q log q. λ_KLw = 1, all others 0 is the posterior of Theorem 1. Raises
-    `ValueError` when α ≤ 0: the objective has no maximum inside the simplex.
+    log_w and the utility ℓ are (B, K). With ℓ = log σ the defaults give q_k ∝ w_k σ_k, the posterior that makes
+    Theorem 1 tight (Algorithm 2). The paper prints the first two signs of α the other way round; only these collect
+    the coefficients of −Σ q log q. Raises `ValueError` when α ≤ 0: the objective has no maximum inside the simplex.
+
+    By hand, K = 2: w = (1/4, 3/4), reward margins (log 3, 0) give σ = (3/4, 1/2), products (3/16, 6/16) and
+    q = (1/3, 2/3).
     """
     alpha = entropy - confidence + kl_uniform + kl_w
     if alpha <= 0:

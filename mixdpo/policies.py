@@ -14,12 +14,13 @@ from transformers import AutoTokenizer
 from mixdpo.errors import UserError
 from mixdpo.language import TokenBatch, hidden_states, load_language_model
 from mixdpo.losses import (
+    elbo,
     expert_loss,
     gate_loss,
     log_bradley_terry,
     log_mbt_likelihood,
     mixture_weights,
-    regularised_responsibilities,
+    responsibilities,
     reward_update,
 )
 from mixdpo.models import Gate, GlobalWeights, Policy
@@ -57,9 +58,9 @@ def policies(
         learning_rates=lambda name: spec["gate_learning_rate" if ".weights." in name else "learning_rate"],
         after_step=objective.after_step,
     )
-    after, responsibilities = objective.evaluate(validation)
+    after, q = objective.evaluate(validation)
     curve.to_csv(out / "curve.csv", index=False)
-    responsibilities.to_parquet(out / "responsibilities.parquet", index=False)
+    q.to_parquet(out / "responsibilities.parquet", index=False)
     result = {"triplets": len(validation.chosen), "before": before, "after": after}
     (out / "validation.json").write_text(json.dumps(result, indent=2))
     objective.policy.save_pretrained(out / "model")
@@ -219,9 +220,10 @@ class PreferenceObjective(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
         """E-step and expert losses: the loss, q (B, K), r (B, K, 2) and figures.
 
-        accuracy: share of triplets with P(y⁺ ≻ y⁻) > 1/2 under (5), whose mean negative logarithm is nll. margin and
-        kl are means over experts of β (log_ratio⁺ − log_ratio⁻) and of −log_ratio: both completions were sampled from
-        the reference, so kl estimates KL(π_ref ‖ π_k) over untied pairs, in nats.
+        accuracy: share of triplets with P(y⁺ ≻ y⁻) > 1/2 under (5), whose mean negative logarithm is nll. elbo: mean
+        of Theorem 1's bound at q, −nll at its posterior and less at Lemma 6's. margin and kl are means over experts of
+        β (log_ratio⁺ − log_ratio⁻) and of −log_ratio: both completions were sampled from the reference, so kl estimates
+        KL(π_ref ‖ π_k) over untied pairs, in nats.
         """
         beta = self.spec["beta"]
         reference = torch.from_numpy(reference).to(log_probs.device)[:, None]  # (B, 1, 2)
@@ -231,7 +233,7 @@ class PreferenceObjective(nn.Module):
             if previous is not None:
                 previous = torch.where(previous.isnan(), beta * ratio, previous)
             r, log_q_r = reward_update(self.spec["reward_update"], ratio, reference, prior, beta, previous)
-            q = regularised_responsibilities(prior, log_bradley_terry(r), **self.spec["responsibilities"])
+            q = responsibilities(prior, log_bradley_terry(r), **self.spec["responsibilities"])
             log_likelihood = log_mbt_likelihood(prior, r)
         loss = expert_loss(log_ratio, q, log_q_r, beta).sum(dim=1).mean()
         return (
@@ -240,6 +242,7 @@ class PreferenceObjective(nn.Module):
             r,
             {
                 "nll": -log_likelihood.mean().item(),
+                "elbo": elbo(prior, r, q).mean().item(),
                 "accuracy": (log_likelihood > np.log(0.5)).float().mean().item(),
                 "margin": beta * (ratio[..., 0] - ratio[..., 1]).mean().item(),
                 "kl": -ratio.mean().item(),

@@ -12,7 +12,7 @@ from mixdpo.losses import (
     expert_loss,
     log_bradley_terry,
     log_mbt_likelihood,
-    regularised_responsibilities,
+    responsibilities,
     reward_update,
 )
 
@@ -28,7 +28,7 @@ def converged_margins(update: str, kl_w: float, spread: float, steps: int = 1500
         log_ratio = torch.stack([signed / 2, -signed / 2], dim=-1)
         r, log_q_r = reward_update(update, log_ratio.detach(), torch.zeros_like(log_ratio), log_w, beta=1.0)
         penalties = {"entropy": 0.0, "confidence": 0.0, "kl_uniform": 0.0, "kl_w": kl_w}
-        q = regularised_responsibilities(log_w, log_bradley_terry(r), **penalties)
+        q = responsibilities(log_w, log_bradley_terry(r), **penalties)
         (gradient,) = torch.autograd.grad(expert_loss(log_ratio, q, log_q_r, 1.0).sum(), margin)
         margin.data -= 0.5 * gradient
     return margin.detach()

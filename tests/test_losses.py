@@ -22,7 +22,6 @@ from mixdpo.losses import (
     log_partition,
     log_reward_posterior,
     mixture_weights,
-    regularised_responsibilities,
     responsibilities,
     reward_update,
 )
@@ -46,7 +45,7 @@ def test_by_hand():
     log_w = torch.tensor([[0.25, 0.75]], dtype=torch.float64).log()
     r = torch.tensor([[[math.log(3), 0.0], [0.0, 0.0]]], dtype=torch.float64)
     assert log_mbt_likelihood(log_w, r).exp().item() == pytest.approx(9 / 16)
-    q, log_q_r = responsibilities(log_w, r), log_reward_posterior(log_w, r)
+    q, log_q_r = responsibilities(log_w, log_bradley_terry(r)), log_reward_posterior(log_w, r)
     assert q[0].tolist() == pytest.approx([1 / 3, 2 / 3])
     assert log_q_r.exp()[0].flatten().tolist() == pytest.approx([0.5, 0.25, 0.5, 0.75])
     loss = expert_loss(torch.zeros_like(r), q, log_q_r, beta=0.1)
@@ -60,7 +59,7 @@ def test_theorem_1_bound_holds_and_is_tight_at_the_posterior():
     marginal = log_mbt_likelihood(LOG_W, R)
     for _ in range(20):
         assert (elbo(torch.softmax(torch.randn(B, K, dtype=torch.float64) * 2, -1)) <= marginal + 1e-12).all()
-    torch.testing.assert_close(elbo(responsibilities(LOG_W, R)), marginal)
+    torch.testing.assert_close(elbo(responsibilities(LOG_W, log_bradley_terry(R))), marginal)
 
 
 def test_theorem_2_and_the_corrected_reward_of_lemma_3():
@@ -77,7 +76,9 @@ def test_theorem_2_and_the_corrected_reward_of_lemma_3():
 def test_one_expert_is_dpo_in_value_and_gradient():
     log_ratio = torch.randn(B, 1, 2, dtype=torch.float64, requires_grad=True)
     r, log_w = 0.1 * log_ratio.detach(), torch.zeros(B, 1, dtype=torch.float64)
-    loss = expert_loss(log_ratio, responsibilities(log_w, r), log_reward_posterior(log_w, r), 0.1).mean()
+    loss = expert_loss(
+        log_ratio, responsibilities(log_w, log_bradley_terry(r)), log_reward_posterior(log_w, r), 0.1
+    ).mean()
     dpo = -torch.nn.functional.logsigmoid(0.1 * (log_ratio[:, 0, 0] - log_ratio[:, 0, 1])).mean()
     torch.testing.assert_close(loss, dpo)
     torch.testing.assert_close(torch.autograd.grad(loss, log_ratio)[0], torch.autograd.grad(dpo, log_ratio)[0])
@@ -86,7 +87,7 @@ def test_one_expert_is_dpo_in_value_and_gradient():
 def test_gradient_of_section_d2_has_a_minus_in_both_terms():
     """∇ = β q A⁻/(A⁺ + A⁻)·(∇log π(y⁻) − ∇log π(y⁺)): the paper's last line prints A⁺ before the first of them."""
     log_ratio = torch.randn(B, K, 2, dtype=torch.float64, requires_grad=True)
-    q, log_q_r = responsibilities(LOG_W, R), log_reward_posterior(LOG_W, R)
+    q, log_q_r = responsibilities(LOG_W, log_bradley_terry(R)), log_reward_posterior(LOG_W, R)
     gradient = torch.autograd.grad(expert_loss(log_ratio, q, log_q_r, 0.3).sum(), log_ratio)[0]
     share = torch.softmax(0.3 * log_ratio + log_q_r, -1)[..., 1]
     torch.testing.assert_close(gradient, 0.3 * (q * share).unsqueeze(-1) * torch.tensor([-1.0, 1.0]))
@@ -96,7 +97,9 @@ def test_responsibilities_are_constants_of_the_expert_losses():
     """q and q⁽ʳ⁾ that still hang on log_ratio give the gradient of q and q⁽ʳ⁾ that do not."""
     log_ratio = torch.randn(B, K, 2, dtype=torch.float64, requires_grad=True)
     r, gradients = 0.3 * log_ratio, []
-    for q, log_q_r in [(responsibilities(LOG_W, s), log_reward_posterior(LOG_W, s)) for s in (r, r.detach())]:
+    for q, log_q_r in [
+        (responsibilities(LOG_W, log_bradley_terry(s)), log_reward_posterior(LOG_W, s)) for s in (r, r.detach())
+    ]:
         gradients += torch.autograd.grad(expert_loss(log_ratio, q, log_q_r, 0.3).sum(), log_ratio)
     assert gradients[0].equal(gradients[1])
 
@@ -104,7 +107,11 @@ def test_responsibilities_are_constants_of_the_expert_losses():
 def test_log_space_survives_extremes():
     r = torch.tensor([[[-1000.0, 1000.0], [1000.0, -1000.0]]])
     log_w = torch.tensor([[-1e-30, -300.0]])
-    for value in (log_mbt_likelihood(log_w, r), responsibilities(log_w, r), log_reward_posterior(log_w, r)):
+    for value in (
+        log_mbt_likelihood(log_w, r),
+        responsibilities(log_w, log_bradley_terry(r)),
+        log_reward_posterior(log_w, r),
+    ):
         assert torch.isfinite(value).all()
 
 
@@ -117,9 +124,9 @@ def test_elbo_at_the_posterior_is_the_marginal_likelihood_and_no_other_q_reaches
     log_w = torch.tensor([[0.25, 0.75]], dtype=torch.float64).log()
     r = torch.tensor([[[math.log(3), 0.0], [0.0, 0.0]]], dtype=torch.float64)
     assert elbo(log_w, r, torch.tensor([[1.0, 0.0]], dtype=torch.float64)).item() == pytest.approx(math.log(3 / 16))
-    assert elbo(log_w, r, responsibilities(log_w, r)).item() == pytest.approx(math.log(9 / 16))
+    assert elbo(log_w, r, responsibilities(log_w, log_bradley_terry(r))).item() == pytest.approx(math.log(9 / 16))
     marginal = log_mbt_likelihood(LOG_W, R)
-    torch.testing.assert_close(elbo(LOG_W, R, responsibilities(LOG_W, R)), marginal)
+    torch.testing.assert_close(elbo(LOG_W, R, responsibilities(LOG_W, log_bradley_terry(R))), marginal)
     for scale in (0.1, 1.0, 10.0):
         q = torch.softmax(scale * torch.randn(B, K, dtype=torch.float64), -1)
         assert (elbo(LOG_W, R, q) < marginal).all()
@@ -211,7 +218,10 @@ def test_algorithm_3_repeated_sharpens_for_ever():
 
 def test_gate_loss_is_least_at_the_responsibilities():
     """The gradient of (12) in the logits is w − q; at w = q the loss is the entropy of q, elsewhere KL(q ‖ w) more."""
-    q, logits = responsibilities(LOG_W, R), torch.randn(B, K, dtype=torch.float64, requires_grad=True)
+    q, logits = (
+        responsibilities(LOG_W, log_bradley_terry(R)),
+        torch.randn(B, K, dtype=torch.float64, requires_grad=True),
+    )
     loss = gate_loss(logits.log_softmax(-1), q)
     gradient = torch.autograd.grad(loss.sum(), logits)[0]
     torch.testing.assert_close(gradient, logits.softmax(-1).detach() - q)
@@ -226,7 +236,7 @@ def test_mixture_weights_are_the_mean_and_raise_the_likelihood():
     assert mixture_weights(q).exp().tolist() == pytest.approx([0.75, 0.25])
     log_w, before = torch.full((K,), 1 / K, dtype=torch.float64).log().expand(B, -1), -torch.inf
     for _ in range(20):
-        q = responsibilities(log_w, R)
+        q = responsibilities(log_w, log_bradley_terry(R))
         now = elbo(log_w, R, q).sum()
         assert now > before
         before, log_w = now, mixture_weights(q).expand(B, -1)
@@ -250,7 +260,7 @@ def test_extreme_probabilities_leave_everything_finite(kind):
     for _ in range(3):
         r, log_q_r = reward_update(kind, log_ratio.detach(), reference, log_w.detach(), 0.1, previous)
         previous = r
-    q = responsibilities(log_w.detach(), r)
+    q = responsibilities(log_w.detach(), log_bradley_terry(r))
     loss = (expert_loss(log_ratio, q, log_q_r, 0.1).sum(-1) + gate_loss(log_w, q)).sum()
     loss.backward()
     for value in (r, log_q_r, q, loss, log_probs.grad, logits.grad, log_mbt_likelihood(log_w, r), elbo(log_w, r, q)):
@@ -277,7 +287,7 @@ def test_lemma_6_is_the_maximum_of_the_printed_objective(seed):
         return -printed_objective(softmax(logits), utility, w, **weights)
 
     best = softmax(minimize(negative, np.zeros(3), tol=1e-12).x)
-    ours = regularised_responsibilities(torch.tensor(w)[None].log(), torch.tensor(utility)[None], **weights)[0]
+    ours = responsibilities(torch.tensor(w)[None].log(), torch.tensor(utility)[None], **weights)[0]
     assert ours.tolist() == pytest.approx(best.tolist(), abs=1e-5)
 
 
@@ -289,10 +299,9 @@ def test_lemma_6_by_hand():
     """
     log_w = torch.tensor([[0.25, 0.75]], dtype=torch.float64).log()
     utility = torch.tensor([[0.75, 0.5]], dtype=torch.float64).log()
-    plain = {"entropy": 0.0, "confidence": 0.0, "kl_uniform": 0.0, "kl_w": 1.0}
 
     def q(**changes):
-        return regularised_responsibilities(log_w, utility, **plain | changes)[0].tolist()
+        return responsibilities(log_w, utility, **changes)[0].tolist()
 
     assert q() == pytest.approx([1 / 3, 2 / 3])
     assert q(entropy=1.0) == pytest.approx([2**0.5 - 1, 2 - 2**0.5])
@@ -336,7 +345,7 @@ def expectation_maximisation(update: str, experts: int, seed: int, world, held_o
             previous = rewards[rows] if epoch else None
             r, log_q_r = reward_update(update, ratio.detach(), reference, prior, beta, previous)
             rewards[rows] = r
-            q = responsibilities(prior, r)
+            q = responsibilities(prior, log_bradley_terry(r))
             optimizer.zero_grad()
             expert_loss(ratio, q, log_q_r, beta).sum(1).mean().backward()
             optimizer.step()
@@ -344,7 +353,7 @@ def expectation_maximisation(update: str, experts: int, seed: int, world, held_o
     with torch.no_grad():
         ratio, prior = log_ratio(*held_out[:3]), log_w.expand(len(held_out[1]), -1)
         r, _ = reward_update(update, ratio, reference, prior, beta)
-        return responsibilities(prior, r), log_mbt_likelihood(prior, r).mean().item()
+        return responsibilities(prior, log_bradley_terry(r)), log_mbt_likelihood(prior, r).mean().item()
 
 
 @pytest.mark.parametrize("update", UPDATES)
@@ -381,7 +390,7 @@ def test_em_without_a_broken_tie_finds_no_annotator():
         log_probs = torch.einsum("prf,kf->pkr", features, theta).log_softmax(-1)[prompt]
         ratio = log_probs.gather(2, pair[:, None].expand(-1, 3, -1)) - reference
         r, log_q_r = reward_update("one_step", ratio.detach(), reference, log_w, 0.1)
-        q = responsibilities(log_w, r)
+        q = responsibilities(log_w, log_bradley_terry(r))
         optimizer.zero_grad()
         expert_loss(ratio, q, log_q_r, 0.1).sum(1).mean().backward()
         optimizer.step()

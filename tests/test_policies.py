@@ -214,8 +214,19 @@ def test_the_curve_shows_q_by_label_and_validation_by_triplet(model_folder, trip
         for column in ("style", "domain"):
             for label, mean in q.groupby(column)[f"q{k}"].mean().items():
                 assert shown[f"q{k} {label}"] == pytest.approx(mean, rel=1e-4)
-    for name in ("nll", "accuracy", "margin", "kl"):
+    for name in ("nll", "elbo", "accuracy", "margin", "kl"):
         assert figures[name] == pytest.approx(shown[name], rel=1e-3, abs=1e-5)
+
+
+def test_the_bound_is_tight_at_the_posterior_and_lower_under_lemma_6(model_folder, triplets, method, runtime):
+    penalties = method["responsibilities"] | {"entropy": 1.0}
+    for responsibilities, tight in ((method["responsibilities"], True), (penalties, False)):
+        spec = method | {"shared_heads": 3, "responsibilities": responsibilities}
+        objective = objective_of(spec, model_folder, triplets, runtime)
+        objective.policy.perturb(1.0, seed=1)
+        _, shown = objective.loss(triplets, np.arange(30))
+        assert (shown["elbo"] == pytest.approx(-shown["nll"], abs=1e-6)) == tight
+        assert shown["elbo"] < -shown["nll"] + 1e-6
 
 
 @pytest.mark.parametrize(

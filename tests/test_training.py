@@ -70,7 +70,7 @@ def test_dpo_starts_at_log_2_and_descends(tmp_path, model_folder, triplets, meth
     assert curve["kl"].iloc[0] == pytest.approx(0, abs=1e-4)
     assert curve["loss"].iloc[-6:].mean() < 0.95 * math.log(2)
     assert curve["margin"].iloc[-1] > 0.1
-    assert {"loss", "nll", "accuracy", "margin", "kl", "w0", "q0 grammar", "gradient_norm"} <= set(curve)
+    assert {"loss", "nll", "elbo", "accuracy", "margin", "kl", "w0", "q0 grammar", "gradient_norm"} <= set(curve)
 
 
 @pytest.mark.parametrize(
