@@ -9,19 +9,28 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.activations import NewGELUActivation
 
 from mixdpo.runtime import Runtime
 from mixdpo.training import fit, training_batches
 
-HEAD_ROWS = 512  # positions whose logits are in memory at one time
+HEAD_ROWS = 256  # positions whose softmax is in memory at one time
 
 
 def load_language_model(path: Path, runtime: Runtime) -> PreTrainedModel:
     """Any causal language model of transformers, fp32 weights, dropout off, on the runtime's device."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation=runtime.attention)
+    fuse_gelu(model)
     return model.to(runtime.device).eval()
+
+
+def fuse_gelu(model: nn.Module) -> None:
+    """GPT-2's activation, eight element-wise operations in transformers, as the one kernel that torch has for it."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 @dataclass(frozen=True)
@@ -55,22 +64,51 @@ def hidden_states(encoder: PreTrainedModel, batch: TokenBatch) -> Tensor:
 def head_log_probs(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
     """log softmax(head(hidden)) at the targets: hidden (M, d), targets (M,) → (M,), fp32.
 
-    Logits exist for HEAD_ROWS positions at a time and are computed again on the way back, which under bf16 is
-    faster than keeping them. Rows are padded to a multiple of 128: the processor's matrix library keeps a plan
-    for every shape it has seen.
+    Rows are padded to a multiple of 128: the processor's matrix library keeps a plan for every shape it has seen.
     """
-    rows = len(targets)
-    hidden, targets = F.pad(hidden, (0, 0, 0, -rows % 128)), F.pad(targets, (0, -rows % 128))
+    rows, weight, device = len(targets), head.weight, hidden.device.type
+    precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    if head.bias is not None:  # one more feature, which is always 1
+        hidden, weight = F.pad(hidden, (0, 1), value=1.0), torch.cat([weight, head.bias[:, None]], dim=1)
+    hidden, targets = F.pad(hidden.to(precision), (0, 0, 0, -rows % 128)), F.pad(targets, (0, -rows % 128))
+    return LinearLogProbs.apply(hidden, weight, targets, torch.is_grad_enabled())[:rows]
 
-    def chunk(hidden: Tensor, targets: Tensor) -> Tensor:
-        return -F.cross_entropy(head(hidden).float(), targets, reduction="none")
 
-    chunks = zip(hidden.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True)
-    if torch.is_grad_enabled():
-        parts = [checkpoint(chunk, *pair, use_reentrant=False, preserve_rng_state=False) for pair in chunks]
-    else:
-        parts = [chunk(*pair) for pair in chunks]
-    return torch.cat(parts)[:rows]
+class LinearLogProbs(torch.autograd.Function):
+    """log softmax(hidden weightᵀ) at the targets, HEAD_ROWS rows at a time: products in the precision of hidden.
+
+    Logits wait for the way back in that precision: computing them again would be a fourth product beside three. With
+    e = softmax − onehot(targets) the gradients are −(g e) weight and −eᵀ(g hidden), g that of the result; g scales the
+    narrow factor. The weight's is summed over chunks in its own precision.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, keep: bool) -> Tensor:
+        narrow, values, kept = weight.to(hidden.dtype), [], []
+        for rows, wanted in zip(hidden.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True):
+            logits = rows @ narrow.T
+            values.append(-F.cross_entropy(logits.float(), wanted, reduction="none"))
+            kept += [logits] * keep
+        values = torch.cat(values)
+        ctx.save_for_backward(hidden, weight, targets, values, *kept)
+        return values
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        hidden, weight, targets, values, *kept = ctx.saved_tensors
+        narrow, columns = weight.to(hidden.dtype), (hidden, targets[:, None], values[:, None], -grad[:, None])
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        for i, (logits, rows, wanted, value, g) in enumerate(
+            zip(kept, *(column.split(HEAD_ROWS) for column in columns), strict=True)
+        ):
+            error = logits.softmax(dim=-1)  # fp32 inside, rounded once; p − 1 of the target is exact from log p
+            error.scatter_(1, wanted, value.expm1().to(error.dtype))
+            if grad_hidden is not None:
+                grad_hidden[i * HEAD_ROWS : (i + 1) * HEAD_ROWS] = (error @ narrow) * g
+            if grad_weight is not None:
+                grad_weight += error.T @ (rows * g).to(rows.dtype)
+        return grad_hidden, grad_weight, None, None
 
 
 def token_log_probs(model: PreTrainedModel, batch: TokenBatch) -> Tensor:

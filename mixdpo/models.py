@@ -10,18 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, PreTrainedModel
-from transformers.activations import NewGELUActivation
 
 from mixdpo.errors import UserError
-from mixdpo.language import TokenBatch, head_log_probs, hidden_states, load_language_model
+from mixdpo.language import TokenBatch, fuse_gelu, head_log_probs, hidden_states, load_language_model
 from mixdpo.runtime import Runtime
 from mixdpo.sampling import draw, sample
-
-LOGITS_KEPT = 2**24  # logits of a minibatch that wait in memory for the way back; those beyond are computed again
 
 
 class GlobalWeights(nn.Module):
@@ -130,29 +126,32 @@ class Policy(nn.Module):
             noise = torch.randn(layer.weight.shape, generator=generator).to(layer.weight)
             layer.weight.add_(noise, alpha=scale * layer.weight.square().mean().sqrt().item())
 
-    def expert_log_probs(self, batch: TokenBatch, hidden: Tensor | None = None) -> Tensor:
+    def expert_log_probs(
+        self, batch: TokenBatch, hidden: Tensor | None = None, experts: Sequence[int] | None = None
+    ) -> Tensor:
         """log π_k(y_t | x, y_<t) at the masked positions in row order: (M, K), fp32; one encoder pass for all heads.
 
-        `hidden` (M, d) stands in for that pass when the encoder is frozen and its states are known.
+        `hidden` (M, d) stands in for that pass when the encoder is frozen and its states are known. Only `experts` are
+        run, all K unless given.
         """
-        targets, columns = batch.tokens[:, 1:][batch.mask], []
-        if self.heads:
-            hidden = hidden_states(self.encoder, batch) if hidden is None else hidden
-            columns.append(layers_log_probs(hidden, self.heads, targets))
-        for model in self.independent:
-            hidden = hidden_states(model.base_model, batch)
-            columns.append(layers_log_probs(hidden, [model.get_output_embeddings()], targets))
-        return torch.cat(columns, dim=-1)
+        targets, layers, columns = batch.tokens[:, 1:][batch.mask], self.output_layers(), []
+        for k in range(self.experts) if experts is None else experts:
+            if k >= len(self.heads):
+                states = hidden_states(self.independent[k - len(self.heads)].base_model, batch)
+            else:
+                states = hidden = hidden_states(self.encoder, batch) if hidden is None else hidden
+            columns.append(head_log_probs(states, layers[k], targets))
+        return torch.stack(columns, dim=-1)
 
     def log_probs(self, batch: TokenBatch, hidden: Tensor | None = None) -> Tensor:
         """log π_k(y | x) of whole completions: (N, K)."""
         values, rows = self.expert_log_probs(batch, hidden), batch.mask.nonzero()[:, 0]
         return values.new_zeros(len(batch.mask), self.experts).index_add(0, rows, values)
 
-    def token_log_probs(self, batch: TokenBatch) -> Tensor:
-        """log π_k(y_t | x, y_<t), 0 where nothing is predicted: (N, K, T − 1)."""
-        values = self.expert_log_probs(batch)
-        grid = values.new_zeros(*batch.mask.shape, self.experts)
+    def token_log_probs(self, batch: TokenBatch, experts: Sequence[int] | None = None) -> Tensor:
+        """log π_k(y_t | x, y_<t) of `experts`, all K unless given, 0 where nothing is predicted: (N, K, T − 1)."""
+        values = self.expert_log_probs(batch, experts=experts)
+        grid = values.new_zeros(*batch.mask.shape, values.shape[-1])
         grid[batch.mask] = values
         return grid.transpose(1, 2)
 
@@ -265,26 +264,6 @@ class Policy(nn.Module):
         else:
             weights = _filled(GlobalWeights(experts), tensors, {"log_w": "log_w"}, folder)
         return cls(encoder, heads, independent, weights).to(runtime.device).eval()
-
-
-def layers_log_probs(hidden: Tensor, layers: Sequence[nn.Linear], targets: Tensor) -> Tensor:
-    """log softmax(layer_k(hidden)) at the targets: hidden (M, d), targets (M,) → (M, K), fp32."""
-    kept = LOGITS_KEPT // max(1, len(targets) * layers[0].out_features)
-    columns = [
-        -F.cross_entropy(layer(hidden).float(), targets, reduction="none")
-        if k < kept
-        else head_log_probs(hidden, layer, targets)
-        for k, layer in enumerate(layers)
-    ]
-    return torch.stack(columns, dim=-1)
-
-
-def fuse_gelu(model: nn.Module) -> None:
-    """GPT-2's activation, eight element-wise operations in transformers, as the one kernel that torch has for it."""
-    for module in model.modules():
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def mixture_log_probs(token_log_probs: Tensor, log_w: Tensor, mixture: str) -> Tensor:

@@ -34,6 +34,8 @@ class Runtime:
         torch.set_num_threads(threads)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=device == "cuda")
+        # Filling new tensors costs time and guards code that reads before it writes: none of ours does.
+        torch.utils.deterministic.fill_uninitialized_memory = False
         return cls(device, precision, threads)
 
     def autocast(self) -> contextlib.AbstractContextManager:

@@ -71,7 +71,7 @@ def fit(
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     rates = sorted({peak(name) for name, _ in trained})
     groups = [{"params": [p for name, p in trained if peak(name) == rate], "peak": rate} for rate in rates]
-    optimizer = torch.optim.AdamW(groups, weight_decay=spec["weight_decay"])
+    optimizer = torch.optim.AdamW(groups, weight_decay=spec["weight_decay"], fused=True)
     state_file, first, rows = resume / "training.pt", 0, []
     if state_file.exists():
         state = torch.load(state_file, map_location=runtime.device, weights_only=True)

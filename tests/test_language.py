@@ -5,7 +5,14 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from mixdpo.language import TokenBatch, load_language_model, perplexity, sequence_log_probs, token_rows
+from mixdpo.language import (
+    TokenBatch,
+    head_log_probs,
+    load_language_model,
+    perplexity,
+    sequence_log_probs,
+    token_rows,
+)
 from mixdpo.reference import log_probs
 from mixdpo.sft import sft
 
@@ -29,6 +36,32 @@ def test_log_probs_ignore_padding_and_prompt(model_folder, runtime):
             values = model(whole).logits.log_softmax(-1)[0, len(prompt) - 1 : -1]
             expected = values.gather(1, torch.tensor(completion)[:, None]).sum()
             torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 1e-2)])
+def test_head_log_probs_and_gradients_are_those_of_cross_entropy(bias, precision, tolerance):
+    """Over several chunks and a row of probability close to 1; what is frozen gets no gradient, weights theirs in fp32."""
+    torch.manual_seed(0)
+    head, targets, given = torch.nn.Linear(16, 50, bias=bias), torch.randint(50, (700,)), torch.randn(700)
+    states = torch.randn(700, 16)
+    states[0] = 40 * head.weight[targets[0]].detach()
+    plain = -torch.nn.functional.cross_entropy(head(states.requires_grad_()), targets, reduction="none")
+    expected = torch.autograd.grad(plain, [states, *head.parameters()], given)
+    for frozen in (None, states, head.weight):
+        learned = [p for p in (states, *head.parameters()) if p is not frozen]
+        for p in (states, *head.parameters()):
+            p.requires_grad_(p is not frozen)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            values = head_log_probs(states, head, targets)
+            with torch.no_grad():
+                assert head_log_probs(states, head, targets).equal(values)
+        found = dict(zip(learned, torch.autograd.grad(values, learned, given)))
+        assert (values - plain).norm() < tolerance * plain.norm()
+        for p, gradient in zip((states, *head.parameters()), expected):
+            if p is not frozen:
+                assert found[p].dtype == torch.float32
+                assert (found[p] - gradient).norm() < tolerance * gradient.norm()
 
 
 def test_log_probs_computes_equal_pairs_once_and_keeps_the_order(runtime):

@@ -184,6 +184,9 @@ def test_log_probs_are_those_of_each_expert_run_alone(kind):
             torch.testing.assert_close(whole[row, k], expert_token_log_probs(policy, k, y).sum(), rtol=1e-5, atol=1e-5)
     for k, model in enumerate(policy.independent, start=len(policy.heads)):
         torch.testing.assert_close(whole[:, k].detach(), sequence_log_probs(model, batch).detach())
+    for experts in ([0], [2], [2, 1]):
+        with torch.no_grad():
+            assert policy.token_log_probs(batch, experts).equal(tokens[:, experts])
 
 
 def test_the_shared_encoder_runs_once_for_all_heads(runtime):
@@ -193,13 +196,18 @@ def test_the_shared_encoder_runs_once_for_all_heads(runtime):
     for k, head in enumerate(policy.heads):
         head.register_forward_hook(lambda *_, k=k: calls.append(k))
     policy.log_probs(TokenBatch.of([PROMPT] * 2, [(1, 2, 3), (2,)], "cpu"))
-    assert calls == ["encoder", 0, 1, 2]
+    assert calls == ["encoder"]
     calls.clear()
     (row,) = policy.generate([PROMPT], runtime=runtime, seed=0, max_new_tokens=8)
     assert calls == ["encoder", 0, 1, 2] * len(row)
     calls.clear()
     (row,) = policy.generate([PROMPT], runtime=runtime, seed=0, expert=1, max_new_tokens=8)
     assert calls == ["encoder", 1] * len(row)
+    policy, calls = mixture("hybrid"), []
+    for name, model in (("encoder", policy.encoder), *enumerate(policy.independent, start=1)):
+        getattr(model, "transformer", model).register_forward_hook(lambda *_, name=name: calls.append(name))
+    policy.token_log_probs(TokenBatch.of([PROMPT], [(1, 2)], "cpu"), [2])
+    assert calls == [2]
 
 
 def test_heads_are_copies_of_the_output_matrix_with_parameters_of_their_own():
