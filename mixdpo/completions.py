@@ -20,7 +20,8 @@ def choose_prompts(reviews: Path, tokenizer: PreTrainedTokenizerBase, spec: dict
     """One row a prompt: prompt_id, review_id, domain, prompt_ids; the same number from every domain.
 
     A prompt is the first `prompt_tokens[0]` to `prompt_tokens[1]` tokens of a review, the length drawn per
-    review. A review must be longer than the longest prompt.
+    review, and up to 3 more where a character of several tokens would be cut: a character has at most 4 bytes. A
+    review must be longer than the longest prompt.
     """
     rng = np.random.default_rng(spec["seed"])
     shortest, longest = spec["prompt_tokens"]
@@ -39,9 +40,9 @@ def choose_prompts(reviews: Path, tokenizer: PreTrainedTokenizerBase, spec: dict
                 f"tokens, found {len(long_enough)} of {len(frame)}; lower prompts or prompt_tokens"
             )
         for review_id, tokens in long_enough:
-            length = rng.integers(shortest, longest, endpoint=True)
-            while tokenizer.decode(tokens[:length]).endswith("\ufffd"):  # a character of several tokens stays whole
-                length += 1
+            drawn = rng.integers(shortest, longest, endpoint=True)
+            whole = (n for n in range(drawn, drawn + 4) if not tokenizer.decode(tokens[:n]).endswith("\ufffd"))
+            length = next(whole, drawn)  # the review itself may hold U+FFFD
             rows.append({"review_id": review_id, "domain": domain, "prompt_ids": tokens[:length]})
     frame = pd.DataFrame(rows)
     frame.insert(0, "prompt_id", range(len(frame)))

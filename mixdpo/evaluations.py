@@ -26,6 +26,8 @@ def evaluations(
     tokenizer = AutoTokenizer.from_pretrained(policy / "model")
     model, base = Policy.from_pretrained(policy / "model", runtime), load_language_model(reference / "model", runtime)
     prompts, frames = choose_prompts(reviews, tokenizer, spec), []
+    log_w = model.weights(model.weights.features(prompts["prompt_ids"].tolist()))  # (N, K)
+    weights = dict(zip(map(tuple, prompts["prompt_ids"]), log_w, strict=True))
     for decoding, routing in decodings(model).items():
         waiting = resume / decoding
         waiting.mkdir(exist_ok=True)
@@ -33,18 +35,18 @@ def evaluations(
         texts = frame["prompt_ids"].tolist(), frame["completion_ids"].tolist()
 
         def value(batch, prompts, routing=routing) -> Tensor:
-            token_log_probs = model.token_log_probs(batch)
             if "expert" in routing:
-                return token_log_probs[:, routing["expert"]].sum(dim=-1)
-            return mixture_log_probs(token_log_probs, model.weights(model.weights.features(prompts)), **routing)
+                return model.token_log_probs(batch, [routing["expert"]]).sum(dim=(1, 2))
+            return mixture_log_probs(
+                model.token_log_probs(batch), torch.stack([weights[p] for p in prompts]), **routing
+            )
 
         frame["log_prob"] = log_probs(value, *texts, runtime)
         frame["reference_log_prob"] = log_probs(lambda batch, _: sequence_log_probs(base, batch), *texts, runtime)
         frames.append(frame)
     pd.concat(frames, ignore_index=True).to_parquet(out / "completions.parquet", index=False)
-    w = model.weights(model.weights.features(prompts["prompt_ids"].tolist())).exp().cpu().numpy()
-    weights = pd.DataFrame(w).add_prefix("w")
-    prompts[["prompt_id", "domain"]].join(weights).to_parquet(out / "weights.parquet", index=False)
+    w = pd.DataFrame(log_w.exp().cpu().numpy()).add_prefix("w")
+    prompts[["prompt_id", "domain"]].join(w).to_parquet(out / "weights.parquet", index=False)
 
 
 def decodings(policy: Policy) -> dict[str, dict]:

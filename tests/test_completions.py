@@ -51,6 +51,22 @@ def test_too_few_long_reviews_is_one_line(model_folder, reviews_folder):
         choose_prompts(reviews_folder, tokenizer, SPEC | {"domains": ["book"]})
 
 
+def test_a_prompt_ends_even_where_the_review_holds_the_replacement_character(tmp_path, model_folder, reviews_folder):
+    """Such a review never decodes to a whole last character, so its prompt has the drawn length.
+
+    Others go on to the end of a character that several tokens spell.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    frame = pd.read_parquet(reviews_folder / "reviews.parquet")
+    for character, lengths in (("\ufffd", {4}), ("\U0001f3ac", {4, 5, 6, 7})):
+        ids = tokenizer(character * 40)["input_ids"]
+        frame.assign(text=character * 40).to_parquet(tmp_path / "reviews.parquet")
+        prompts = choose_prompts(tmp_path, tokenizer, SPEC | {"prompt_tokens": [4, 4]})
+        assert set(prompts["prompt_ids"].str.len()) <= lengths
+        assert all(row == ids[: len(row)] for row in prompts["prompt_ids"])
+    assert not tokenizer.decode(prompts["prompt_ids"].iloc[0]).endswith("\ufffd")
+
+
 def test_completions_and_resume(tmp_path, model_folder, reviews_folder, runtime):
     frame = run(tmp_path / "a", tmp_path / "ra", model_folder, reviews_folder, runtime)
     assert len(frame) == 24 and frame.groupby("prompt_id")["sample"].apply(list).map(tuple).unique().tolist() == [
