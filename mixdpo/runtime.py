@@ -1,6 +1,7 @@
 """Where and how precisely a stage computes: never part of a spec, always part of its run record."""
 
 import contextlib
+import ctypes
 import os
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ class Runtime:
         torch.use_deterministic_algorithms(True, warn_only=device == "cuda")
         # Filling new tensors costs time and guards code that reads before it writes: none of ours does.
         torch.utils.deterministic.fill_uninitialized_memory = False
+        keep_freed_memory()
         return cls(device, precision, threads)
 
     def autocast(self) -> contextlib.AbstractContextManager:
@@ -45,3 +47,11 @@ class Runtime:
     def attention(self) -> str:
         """The attention that measured fastest: fused on a GPU, eager for bf16 on a CPU."""
         return "eager" if self.device == "cpu" and self.precision == "bf16" else "sdpa"
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to use freed memory again, not to return it: every step would page hundreds of megabytes in anew."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for a large tensor
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
