@@ -25,4 +25,4 @@ include: "workflow/rules/paper.smk"
 rule all:
     default_target: True
     input:
-        all_targets(),
+        targets(config, TABLES),

@@ -2,7 +2,6 @@
 
 import ast
 import difflib
-from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -80,10 +79,18 @@ def _check_relations(config: dict) -> None:
     for name in config["policies"]["methods"]:
         _check_method(f"policies.methods.{name}", method_of(config, name))
     for name, experiment in config["experiments"].items():
-        for reward in experiment["rewards"]:
-            if reward not in reward_names():
-                known = ", ".join(reward_names())
-                raise UserError(f"experiments.{name}.rewards: expected some of {known}, found {reward}; correct it")
+        others = experiment.get("other_definitions", {})
+        for key, rewards in ("rewards", experiment["rewards"]), ("other_definitions", others.values()):
+            for reward in rewards:
+                if reward not in reward_names():
+                    known = ", ".join(reward_names())
+                    raise UserError(f"experiments.{name}.{key}: expected some of {known}, found {reward}; correct it")
+        for reward in others:
+            if reward not in experiment["rewards"]:
+                known = ", ".join(experiment["rewards"])
+                raise UserError(
+                    f"experiments.{name}.other_definitions: expected keys from {known}, found {reward}; correct it"
+                )
         for domain in experiment["domains"]:
             sizes = assets["reviews"]["embedded"]["sizes"]
             if assets["reviews"]["source"] == "embedded" and domain not in sizes:
@@ -136,7 +143,7 @@ def check_tables(config: dict, tables: dict[str, dict]) -> None:
     """Raise `UserError` if a published table names an experiment, reward or method that the configuration lacks."""
     for name, table in tables.items():
         where = f"workflow/published/{name}.yaml"
-        for experiment in table.get("experiments", [table["experiment"]] if "experiment" in table else []):
+        for experiment in experiments_of(table):
             if experiment not in config["experiments"]:
                 found = ", ".join(config["experiments"])
                 raise UserError(f"experiments: expected {experiment}, which {where} prints, found {found}; add it")
@@ -149,9 +156,10 @@ def check_tables(config: dict, tables: dict[str, dict]) -> None:
         _check_domains(config, table, where)
         for row in table.get("rows", []):
             _check_row(config, table, row, where)
-        for method in methods_of(table):
-            if method != "reference":
-                _check_experts(config, table, method, where)
+        for experiment in experiments_of(table):
+            for method in methods_of(table, experiment):
+                if method != "reference":
+                    _check_experts(config, table, experiment, method, where)
 
 
 def _check_domains(config: dict, table: dict, where: str) -> None:
@@ -178,14 +186,14 @@ def _check_row(config: dict, table: dict, row: dict, where: str) -> None:
         )
 
 
-def _check_experts(config: dict, table: dict, method: str, where: str) -> None:
+def _check_experts(config: dict, table: dict, experiment: str, method: str, where: str) -> None:
     if method not in config["policies"]["methods"]:
         raise UserError(f"policies.methods: expected {method}, which {where} prints; add it")
     chosen, experts = method_of(config, method), experts_of(config, method)
-    domains = config["experiments"][table["experiment"]]["domains"]
+    domains = config["experiments"][experiment]["domains"]
     if chosen["weights"] == "gate" and len(domains) != experts:
         raise UserError(
-            f"policies.methods.{method}: expected as many experts as {table['experiment']} has domains "
+            f"policies.methods.{method}: expected as many experts as {experiment} has domains "
             f"({', '.join(domains)}), on which the gate is pretrained, found {experts}; set shared_heads or "
             "independent_models"
         )
@@ -218,6 +226,8 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
             return config["completions"] | {"domains": chosen["domains"], "split": "train"}
         case "rewards":
             return {"names": chosen["rewards"]}
+        case "evaluation_rewards":
+            return {"names": [*chosen["rewards"], *chosen.get("other_definitions", {}).values()]}
         case "validity":
             domains = sorted({d for e in config["experiments"].values() for d in e["domains"]})
             return config["rewards"]["validity"] | {"domains": domains}
@@ -266,7 +276,13 @@ def published(folder: Path) -> dict[str, dict]:
     return {path.stem: yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yaml"))}
 
 
-def methods_of(table: dict) -> Iterator[str]:
-    """The methods whose policies a table compares: those of its rows in order, and what it compares them with."""
-    rows = [row["policy"] for row in table.get("rows", [])]
-    yield from dict.fromkeys([*rows, *([table["baseline"]] if "baseline" in table else [])])
+def experiments_of(table: dict) -> list[str]:
+    """The experiments that a table draws on; none for one about the assets."""
+    return table.get("experiments", [table["experiment"]] if "experiment" in table else [])
+
+
+def methods_of(table: dict, experiment: str) -> list[str]:
+    """The methods that a table compares within an experiment: those of its rows, and what it compares them with."""
+    rows = [row for row in table.get("rows", []) if row.get("experiment", experiment) == experiment]
+    named = [entry[key] for entry in [*rows, table] for key in ("policy", "baseline") if key in entry]
+    return list(dict.fromkeys(named))

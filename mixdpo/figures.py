@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from transformers import AutoModelForCausalLM
 from wordcloud import WordCloud
 
-from mixdpo.paper import head_order, policies_in
+from mixdpo.paper import head_order, policies_in, within
 from mixdpo.runtime import Runtime
 from mixdpo.statistics import mean_and_se
 
@@ -67,11 +67,11 @@ WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 def figures(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: Path, **artifacts: Path) -> None:
     """Write `TABLE.png` (300 dpi), `TABLE.pdf` and `TABLE.csv`, the same bytes from the same input.
 
-    `artifacts` are named `stage:policy` or `stage:experiment`, as the figure's kind needs them.
+    `artifacts` are named as `graph.table_inputs` names them.
     """
     table = yaml.safe_load(published.read_text())
     with matplotlib.style.context(["default", STYLE]):
-        figure, numbers = KINDS[table["kind"]](table, artifacts)
+        figure, numbers = KINDS[table["kind"]](table, within(artifacts, table["experiment"]))
         figure.savefig(out / f"{spec['table']}.png", dpi=300, metadata={"Software": None})
         undated = {"CreationDate": None, "Creator": None, "Producer": None}
         figure.savefig(out / f"{spec['table']}.pdf", dpi=300, metadata=undated)

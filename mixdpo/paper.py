@@ -17,10 +17,10 @@ LATEX = {"±": r"$\pm$", "σ": r"$\sigma$", "‖": r"$\|$", "π": r"$\pi$", "≥
 def paper(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: Path, **artifacts: Path) -> None:
     """Write `TABLE.csv` with one row a cell, and `TABLE.md` and `TABLE.tex` as they are read.
 
-    `artifacts` are named `stage:policy` or `stage:experiment`, as the table's kind needs them.
+    `artifacts` are named as `graph.table_inputs` names them.
     """
     table = yaml.safe_load(published.read_text())
-    cells, grid = KINDS[table["kind"]](table, artifacts)
+    cells, grid = KINDS[table["kind"]](table, within(artifacts, table.get("experiment")))
     cells.to_csv(out / f"{spec['table']}.csv", index=False)
     for suffix, fmt in ("md", "github"), ("tex", "latex_booktabs"):
         text = tabulate(grid, headers="keys", tablefmt=fmt, showindex=False, disable_numparse=True, missingval="")
@@ -30,6 +30,15 @@ def paper(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: P
             (out / f"{spec['table']}.tex").write_text(f"% {table['title']}\n{text}\n")
         else:
             (out / f"{spec['table']}.md").write_text(f"**{table['title']}** ({table['where']})\n\n{text}\n")
+
+
+def within(artifacts: dict[str, Path], experiment: str | None) -> dict[str, Path]:
+    """The artifacts of one experiment, its policies named `stage:policy`; all of them if it is None."""
+    if experiment is None:
+        return artifacts
+    parts = {name: name.partition(":") for name in artifacts}
+    own = {name: rest.removeprefix(f"{experiment}/") for name, (_, _, rest) in parts.items()}
+    return {f"{parts[name][0]}:{rest}": artifacts[name] for name, rest in own.items()}
 
 
 def policies_in(artifacts: dict[str, Path], method: str, stage: str = "policies") -> list[str]:

@@ -32,12 +32,12 @@ def reward(function):
 class Tools:
     """What the rewards need: a sentiment classifier and a spaCy pipeline, each a directory in its library's own format.
 
-    Both load at first use, and one spaCy pass over a list of texts serves every reward asked for that list.
+    Both load at first use, and one pass of either over a list of texts serves every reward asked for that list.
     """
 
     def __init__(self, classifier: Path, pipeline: Path, device: str = "cpu"):
         self.classifier, self.pipeline, self.device = Path(classifier), Path(pipeline), device
-        self._texts, self._docs = None, None
+        self._last: dict[str, tuple] = {}  # tool → the last texts and what it made of them
 
     @cached_property
     def _nlp(self):
@@ -58,17 +58,25 @@ class Tools:
             )
         return AutoTokenizer.from_pretrained(self.classifier), model, int(positive[0])
 
-    def docs(self, texts: Sequence[str]) -> list:
-        """The parsed texts, one Doc each. The last list of texts is remembered."""
+    def _once(self, tool: Callable, texts: Sequence[str]):
         texts = tuple(texts)
-        if texts != self._texts:
-            pipe = self._nlp.pipe(texts, batch_size=64)
-            self._docs = list(tqdm(pipe, total=len(texts), desc="spaCy", unit="text", mininterval=10))
-            self._texts = texts
-        return self._docs
+        if self._last.get(tool.__name__, (None,))[0] != texts:
+            self._last[tool.__name__] = texts, tool(texts)
+        return self._last[tool.__name__][1]
 
-    def positive(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
+    def docs(self, texts: Sequence[str]) -> list:
+        """The parsed texts, one Doc each."""
+        return self._once(self._parse, texts)
+
+    def positive(self, texts: Sequence[str]) -> np.ndarray:
         """P(POSITIVE) (len(texts),) in [0, 1], read from as many first tokens as the classifier has positions."""
+        return self._once(self._classify, texts)
+
+    def _parse(self, texts: Sequence[str]) -> list:
+        pipe = self._nlp.pipe(texts, batch_size=64)
+        return list(tqdm(pipe, total=len(texts), desc="spaCy", unit="text", mininterval=10))
+
+    def _classify(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
         import torch
 
         tokenizer, model, positive = self._classifier
@@ -105,12 +113,33 @@ def grammar(texts: Sequence[str], tools: Tools) -> np.ndarray:
     return np.array([grammar_of(doc) for doc in tools.docs(texts)])
 
 
+@reward
+def sentiment_label(texts: Sequence[str], tools: Tools) -> np.ndarray:
+    """1 where the classifier calls the text positive, else 0: `sentiment` without its degree of certainty."""
+    return (tools.positive(texts) > 0.5).astype(float)
+
+
+@reward
+def informativeness_per_word(texts: Sequence[str], tools: Tools) -> np.ndarray:
+    """Named entities and numbers per 100 words: `informativeness` that longer sentences do not raise."""
+    return np.array([100 * facts_of(doc) / max(1, sum(map(is_word, doc))) for doc in tools.docs(texts)])
+
+
+@reward
+def grammatical_sentences(texts: Sequence[str], tools: Tools) -> np.ndarray:
+    """Share of sentences with no word that `grammar` faults, in [0, 1]; 0 for a text without words."""
+    return np.array([grammatical_sentences_of(doc) for doc in tools.docs(texts)])
+
+
+def facts_of(doc) -> int:
+    """Entity spans + number-like words outside every entity."""
+    return len(doc.ents) + sum(token.like_num and not token.ent_type for token in doc)
+
+
 def informativeness_of(doc) -> float:
     """(entity spans + number-like words outside every entity) / sentences, in [0, inf); 0 for a text without words."""
-    if not any(map(is_word, doc)):
-        return 0.0
-    numbers = sum(token.like_num and not token.ent_type for token in doc)
-    return (len(doc.ents) + numbers) / sum(any(map(is_word, sentence)) for sentence in doc.sents)
+    sentences = sum(any(map(is_word, sentence)) for sentence in doc.sents)
+    return facts_of(doc) / sentences if sentences else 0.0
 
 
 def is_word(token) -> bool:
@@ -126,16 +155,28 @@ def grammar_of(doc) -> float:
     as that has no more than `BARELY_BEGUN` tokens: the rest may be to come.
     The rules need Penn tags, ClearNLP labels and sentence starts, nothing else, so any spaCy English pipeline will do.
     """
+    words = licensed(doc)
+    return sum(words.values()) / len(words) if words else 0.0
+
+
+def grammatical_sentences_of(doc) -> float:
+    """Sentences whose words all count for `grammar_of` / sentences with words; 0 for a text without words."""
+    faultless: dict[int, bool] = {}  # by first token of the sentence
+    for word, good in licensed(doc).items():
+        faultless[word.sent.start] = faultless.get(word.sent.start, True) and good
+    return sum(faultless.values()) / len(faultless) if faultless else 0.0
+
+
+def licensed(doc) -> dict:
+    """Of every word of the text: are it and its head licensed?"""
     words = [token for token in doc if is_word(token)]
-    if not words:
-        return 0.0
     good = {token.i for token in doc if attached(token) and continued(token)}
-    last = words[-1]
-    if last.i + 1 == len(doc):
+    last = words[-1] if words else None
+    if last is not None and last.i + 1 == len(doc):
         good.add(last.i)
         if len(last.sent) <= BARELY_BEGUN:
             good.add(last.sent.root.i)
-    return sum(word.i in good and word.head.i in good for word in words) / len(words)
+    return {word: word.i in good and word.head.i in good for word in words}
 
 
 def attached(token) -> bool:

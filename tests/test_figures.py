@@ -220,6 +220,6 @@ def test_published_figures_are_known():
         table = published(name)
         assert (
             table["kind"] in drawing.KINDS
-            and list(methods_of(table))
+            and methods_of(table, table["experiment"])
             and table["where"].startswith(f"Figure {name[-1]}")
         )

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import spacy
 from spacy.tokens import Doc
 
 from mixdpo import validity as v
-from mixdpo.rewards import REWARDS, Tools, grammar_of, informativeness_of, rewards, score
+from mixdpo.rewards import REWARDS, Tools, grammar_of, grammatical_sentences_of, informativeness_of, rewards, score
 
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
 RNG = np.random.default_rng
@@ -106,7 +107,36 @@ def test_informativeness_counts_entities_and_numbers_outside_them_per_sentence()
 def test_nothing_scores_zero():
     dots = parsed("././ROOT/0 ././punct/0")
     for doc in (Doc(VOCAB), dots):
-        assert informativeness_of(doc) == grammar_of(doc) == 0.0
+        assert informativeness_of(doc) == grammar_of(doc) == grammatical_sentences_of(doc) == 0.0
+
+
+def test_other_definitions():
+    """Two sentences, 6 words; one entity, one number; the second sentence has a fault: 2 / 6, one of two faultless."""
+    lines = "Tom/NNP/nsubj/1 saw/VBD/ROOT/1 two/CD/nummod/3 films/NNS/dobj/1", "They/PRP/nsubj/1 run/VBZ/ROOT/1"
+    doc = parsed(*lines, ents=["B-PERSON", "O", "O", "O", "O", "O"])
+    tools = SimpleNamespace(docs=lambda texts: [doc], positive=lambda texts: np.array([0.2, 0.5, 0.9]))
+    assert REWARDS["informativeness_per_word"](["text"], tools) == pytest.approx([100 * 2 / 6])
+    assert REWARDS["grammatical_sentences"](["text"], tools) == [0.5]
+    assert REWARDS["sentiment_label"](["a", "b", "c"], tools).tolist() == [0, 0, 1]
+
+
+def test_tools_read_equal_texts_once(monkeypatch):
+    tools, seen = Tools("classifier", "pipeline"), []
+
+    def _parse(self, texts):
+        seen.append("parsed")
+        return list(texts)
+
+    def _classify(self, texts):
+        seen.append("classified")
+        return list(texts)
+
+    monkeypatch.setattr(Tools, "_parse", _parse)
+    monkeypatch.setattr(Tools, "_classify", _classify)
+    for _ in range(2):
+        assert tools.docs(["a"]) == tools.positive(("a",)) == ["a"]
+    assert seen == ["parsed", "classified"]
+    assert tools.docs(["b"]) == ["b"] and len(seen) == 3
 
 
 class Stub(Tools):
@@ -191,7 +221,7 @@ def test_validity_writes_a_row_per_test(tmp_path, monkeypatch, runtime):
     )
     table = pd.read_csv(tmp_path / "validity.csv")
     assert list(table) == ["reward", "text", "test", "metric", "value", "n"]
-    assert set(table["reward"]) == set(REWARDS) and len(table) == 10
+    assert set(table["reward"]) == {"sentiment", "informativeness", "grammar"} and len(table) == 10
     assert table.query("reward == 'sentiment' and text == 'whole review'")[["value", "n"]].values.tolist() == [[1.0, 2]]
     assert (table.query("reward == 'grammar'")["value"] == 0.5).all()  # the canned parse never changes
 

@@ -1,26 +1,14 @@
 import json
 import os
 import sys
-from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(workflow.current_basedir)))
 
-from mixdpo.config import (
-    asset_files,
-    asset_stage,
-    check_tables,
-    method_of,
-    methods_of,
-    policies_of,
-    published,
-    spec,
-    validate,
-)
+from mixdpo.config import asset_files, asset_stage, check_tables, method_of, published, spec, validate
 from mixdpo.errors import UserError
 from mixdpo.fingerprint import fingerprint
+from mixdpo.graph import PUBLISHED, results, table_inputs, targets
 from mixdpo.stages import STAGES
-
-PUBLISHED = Path("workflow/published")  # relative, as manifests record it
 
 try:
     validate(config)
@@ -29,23 +17,9 @@ try:
 except UserError as error:
     sys.exit(f"error: {error}")
 
-RESULTS = f"results/{config['run']}"
+RESULTS = results(config)
 DEVICE, PRECISION, THREADS = (config["runtime"][key] for key in ("device", "precision", "threads"))
 GPU = 0 if DEVICE == "cpu" else 1
-SAMPLES = ("completions", "rewards", "policies")
-NEEDS = {  # kind of table or figure → stages of its policies, stages of its experiments
-    "rewards": (SAMPLES, ()),
-    "alignment": (SAMPLES, ()),
-    "best_heads": (SAMPLES, ()),
-    "gates": (("completions",), ("gates",)),
-    "validity": ((), ()),
-    "perplexity": ((), ("sft",)),
-    "preferences": ((), ("preferences",)),
-    "specialisation": (("policies",), ("sft",)),
-    "words": (("completions", "policies"), ()),
-    "tasks": (("completions", "policies"), ()),
-    "confusion": (("completions",), ()),
-}
 FIGURES = [name for name, table in TABLES.items() if name.startswith("figure")]
 
 
@@ -100,42 +74,6 @@ def training_inputs(wildcards):
     if method_of(config, wildcards.method)["weights"] == "gate":
         stages["gate"] = "gates"
     return {name: f"{RESULTS}/{stage}/{wildcards.experiment}/manifest.json" for name, stage in stages.items()}
-
-
-def table_inputs(name):
-    """What a table or figure is made from: its published values and, by kind, manifests below results/."""
-    table = TABLES[name]
-    of_policies, of_experiments = NEEDS[table["kind"]]
-    inputs = {"published": str(PUBLISHED / f"{name}.yaml")}
-    if table["kind"] == "validity":
-        inputs["validity"] = f"{RESULTS}/validity/manifest.json"
-    for experiment in table.get("experiments", [table.get("experiment")]):
-        inputs |= {f"{stage}:{experiment}": f"{RESULTS}/{stage}/{experiment}/manifest.json" for stage in of_experiments}
-    for method in methods_of(table):
-        for policy in policies_of(config, method):
-            evaluation = f"{RESULTS}/evaluations/{table['experiment']}/{policy}"
-            paths = {stage: f"{evaluation}/{stage}/manifest.json" for stage in ("completions", "rewards")}
-            if method != "reference":
-                paths["policies"] = f"{RESULTS}/policies/{table['experiment']}/{policy}/manifest.json"
-            inputs |= {f"{stage}:{policy}": paths[stage] for stage in of_policies if stage in paths}
-    return inputs
-
-
-def all_targets():
-    """Every table and figure and every artifact behind them: what is in Git does not stand in for a missing result."""
-    printed = [f"paper_tables/{config['run']}/{name}.manifest.json" for name in TABLES]
-    artifacts = {f"{RESULTS}/assets/{asset}/manifest.json" for asset in config["assets"]}
-    for name, table in TABLES.items():
-        artifacts |= {path for path in table_inputs(name).values() if path.startswith(RESULTS)}
-        for method in methods_of(table):
-            stages = ["sft", "completions", "rewards", "preferences", "reference"]
-            if method != "reference" and method_of(config, method)["weights"] == "gate":
-                stages.append("gates")
-            artifacts |= {f"{RESULTS}/{stage}/{table['experiment']}/manifest.json" for stage in stages}
-            if method != "reference":
-                trained = policies_of(config, method)
-                artifacts |= {f"{RESULTS}/policies/{table['experiment']}/{p}/manifest.json" for p in trained}
-    return printed + sorted(artifacts)
 
 
 # A rule with one output is called with that manifest; one that declares more names it.

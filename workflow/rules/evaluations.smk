@@ -46,7 +46,7 @@ rule evaluation_rewards:
         device=DEVICE,
         precision=PRECISION,
     params:
-        spec=spec_of("rewards"),
+        spec=spec_of("evaluation_rewards"),
         code=code_of("rewards"),
         facts=f"{RESULTS}/runs",
         inputs=named,

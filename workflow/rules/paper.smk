@@ -1,7 +1,7 @@
 # Print a table: ours beside the published values.
 rule paper:
     input:
-        unpack(lambda wildcards: table_inputs(wildcards.table)),
+        unpack(lambda wildcards: table_inputs(config, TABLES, wildcards.table)),
     output:
         manifest=f"paper_tables/{config['run']}/{{table}}.manifest.json",
         csv=report(
@@ -34,7 +34,7 @@ rule paper:
 # Draw a figure, with the numbers behind it.
 rule figures:
     input:
-        unpack(lambda wildcards: table_inputs(wildcards.figure)),
+        unpack(lambda wildcards: table_inputs(config, TABLES, wildcards.figure)),
     output:
         manifest=f"paper_tables/{config['run']}/{{figure}}.manifest.json",
         png=report(

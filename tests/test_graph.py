@@ -1,0 +1,59 @@
+"""The graph that rules and audit share: every target is a job, and the job is the one that the rules would run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from mixdpo.config import published
+from mixdpo.graph import job, printed, table_inputs, targets
+from mixdpo.stages import STAGES
+
+ROOT = Path(__file__).parent.parent
+CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
+TABLES = published(ROOT / "workflow/published")
+
+
+def test_every_target_is_a_job():
+    stages = [job(CONFIG, TABLES, manifest)[0] for manifest in targets(CONFIG, TABLES)]
+    assert set(stages) <= set(STAGES) and {"paper", "figures", "evaluations", "rewards", "embedded_reviews"} <= set(
+        stages
+    )
+
+
+def test_job_by_path():
+    assert job(CONFIG, TABLES, "results/embedded/reference/multi_task/manifest.json") == ("reference", {})
+    stage, spec = job(CONFIG, TABLES, "results/embedded/policies/multi_reward/mix_case1/seed0/manifest.json")
+    assert (stage, spec["shared_heads"], spec["seed"]) == ("policies", 3, 0)
+    stage, spec = job(CONFIG, TABLES, "results/embedded/evaluations/multi_task/dpo/seed0/rewards/manifest.json")
+    assert (stage, spec) == ("rewards", {"names": ["sentiment", "sentiment_label"]})
+    assert job(CONFIG, TABLES, printed(CONFIG, "figure2")) == ("figures", {"table": "figure2"})
+
+
+def test_inputs_of_a_table():
+    inputs = table_inputs(CONFIG, TABLES, "gates")
+    assert inputs["gates:multi_task"] == "results/embedded/gates/multi_task/manifest.json"
+    found = inputs["completions:multi_task/moe_case1/seed0"]
+    assert found == "results/embedded/evaluations/multi_task/moe_case1/seed0/completions/manifest.json"
+
+
+def test_the_rules_run_these_jobs():
+    """Command lines of a dry run from nothing: the stages and specs that `job` gives, for the targets and no other."""
+    command = ["snakemake", "--dry-run", "--forceall", "--printshellcmds", "--cores", "1"]
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / command[0]), *command[1:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if "python -m mixdpo" in line]
+    found = {}
+    for line in lines:
+        words = line.split("python -m mixdpo ")[1].split(" --out ")
+        manifest, rest = words[1].split(" --spec ")
+        found[manifest] = (words[0], json.loads(rest.split(" --code ")[0].strip("'")))
+    expected = {manifest: job(CONFIG, TABLES, manifest) for manifest in targets(CONFIG, TABLES)}
+    assert found == expected
