@@ -25,6 +25,7 @@ from measure import (
 )
 from torch import nn
 
+import mixdpo.runtime
 from mixdpo.policies import PreferenceObjective, Triplets, build
 from mixdpo.runtime import Runtime
 
@@ -223,7 +224,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="pairs")
     parser.add_argument("--blocks", nargs="+", choices=list("abcde"), default=list("abcde"))
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # a variant, in a process of its own
+    parser.add_argument("--default-allocator", action="store_true", help="without our setting: freed memory returned")
     given = parser.parse_args()
+    if given.default_allocator:
+        mixdpo.runtime.keep_freed_memory = lambda: None
     Runtime.choose("cpu", given.precisions[0], given.threads)
     with tempfile.TemporaryDirectory() as folder:
         model = random_language_model(given.size, Path(folder) / "model")
