@@ -108,8 +108,8 @@ def posterior_curves(table: dict, artifacts: dict[str, Path], labels: Sequence[s
     return points[["panel", "series", "x", "y", "sd", "seeds", "head"]], window
 
 
-def draw_posteriors(figure: SubFigure, points: pd.DataFrame, window: int) -> None:
-    """A panel per head, a line per label with its spread (SD) over seeds, and 1/K."""
+def draw_posteriors(figure: SubFigure, points: pd.DataFrame, window: int, published: Sequence[float] = ()) -> None:
+    """A panel per head, a line per label with its spread (SD) over seeds, 1/K, and what the paper ends with."""
     heads = points["head"].nunique()
     axes = figure.subplots(1, heads, sharey=True, squeeze=False)[0]
     for head, axis in enumerate(axes):
@@ -120,6 +120,9 @@ def draw_posteriors(figure: SubFigure, points: pd.DataFrame, window: int) -> Non
             low, high = line["y"] - line["sd"], line["y"] + line["sd"]
             axis.fill_between(line["x"], low, high, color=colour, alpha=0.2, linewidth=0)
         axis.axhline(1 / heads, color=GREY, linewidth=0.6, zorder=0, label=f"1/{heads}")
+        if published:
+            end = own["x"].max()
+            axis.scatter(end, published[head], s=14, marker="<", color="black", clip_on=False, zorder=3, label="Paper")
         axis.set_title(f"{letter(head)} Head {head}")
         axis.set_xlim(left=0)
         axis.locator_params(axis="x", nbins=4)
@@ -127,7 +130,8 @@ def draw_posteriors(figure: SubFigure, points: pd.DataFrame, window: int) -> Non
     seeds = points["seeds"].max()
     band = f"; band: SD of {seeds} seeds" if seeds > 1 else ""
     figure.supxlabel(f"Training step (rolling mean of {window} steps{band})", fontsize=STYLE["axes.labelsize"])
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(axes[0].lines))
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=len(handles[0]), columnspacing=1, handlelength=1.6)
 
 
 def head_differences(policy: Path, reference: Path) -> np.ndarray:
@@ -164,9 +168,13 @@ def specialisation(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.
     places = head_map(head_differences(folder, artifacts[f"sft:{table['experiment']}"])[order], table)
     places["panel"], places["series"] = "abcdefgh"[len(order)], places["head"].map("Head {}".format)
 
+    printed = [entry["value"] for entry in table["published"]][: len(order)]
+    paper = pd.DataFrame({"head": range(len(printed)), "series": "published, end of training", "y": printed})
+    paper.insert(0, "panel", [*"abcdefgh"[: len(printed)]])
+
     figure = Figure(figsize=(WIDTH, 2.1))
     left, right = figure.subfigures(1, 2, width_ratios=(len(order), 1.35))
-    draw_posteriors(left, points, window)
+    draw_posteriors(left, points, window, printed)
     axis = right.subplots()
     for head, own in places.groupby("head"):
         look = {"color": HEAD_COLOURS[head], "marker": HEAD_MARKERS[head], "label": f"Head {head}"}
@@ -175,7 +183,7 @@ def specialisation(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.
     axis.set_title(f"{letter(len(order))} Head parameters $W_k - W_{{\\mathrm{{ref}}}}$")
     handles = axis.get_legend_handles_labels()
     right.legend(*handles, loc="outside upper center", ncols=3, markerscale=2, handletextpad=0, columnspacing=0.8)
-    return figure, pd.concat([points, places], ignore_index=True)
+    return figure, pd.concat([points, paper, places], ignore_index=True)
 
 
 def words_of(prompt: str, completion: str) -> set[str]:
