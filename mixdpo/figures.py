@@ -13,7 +13,6 @@ import matplotlib
 import matplotlib.style
 import numpy as np
 import pandas as pd
-import torch
 import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
@@ -21,14 +20,12 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import PathPatch
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
-from safetensors.torch import load_file
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
-from transformers import AutoModelForCausalLM
 from wordcloud import WordCloud
 
-from mixdpo.paper import head_order, policies_in, within
 from mixdpo.runtime import Runtime
+from mixdpo.scores import head_differences, head_order, moved_rows, policies_in, within
 from mixdpo.statistics import mean_and_se
 
 HEAD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#56B4E9")
@@ -134,21 +131,12 @@ def draw_posteriors(figure: SubFigure, points: pd.DataFrame, window: int, publis
     figure.legend(*handles, loc="outside upper center", ncols=len(handles[0]), columnspacing=1, handlelength=1.6)
 
 
-def head_differences(policy: Path, reference: Path) -> np.ndarray:
-    """W_k − W_ref of every expert that is an output layer on the shared encoder: (K, V, d)."""
-    tensors = load_file(policy / "model" / "mixture.safetensors")
-    heads = torch.stack([tensors[f"heads.{k}"] for k in range(sum(name.startswith("heads.") for name in tensors))])
-    model = AutoModelForCausalLM.from_pretrained(reference / "model", dtype=torch.float32)
-    return (heads - model.get_output_embeddings().weight.detach()).numpy()
-
-
 def head_map(differences: np.ndarray, table: dict) -> pd.DataFrame:
-    """t-SNE of the `table["rows_per_head"]` tokens' rows that differ most, by the mean norm over heads.
+    """t-SNE of the `moved_rows` of every head. One row a point: head, token (its id), x, y.
 
-    `differences` is (K, V, d), heads as they are shown. One row a point: head, token (its id), x, y.
+    `differences` is (K, V, d), heads as they are shown.
     """
-    norms = np.linalg.norm(differences, axis=2).mean(axis=0)
-    tokens = np.sort(np.argsort(-norms, kind="stable")[: table["rows_per_head"]])
+    tokens = moved_rows(differences, table["rows_per_head"])
     rows = differences[:, tokens].reshape(-1, differences.shape[2])
     perplexity = min(table["perplexity"], (len(rows) - 1) / 3)
     with threadpool_limits(1):  # the threads change the last bits, and t-SNE makes much of them

@@ -11,12 +11,11 @@ from mixdpo.paper import (
     alignment_table,
     best_heads_table,
     gates_table,
-    head_order,
     paper,
     rewards_table,
-    samples,
     validity_table,
 )
+from mixdpo.scores import head_order, samples
 
 ROOT = Path(__file__).parent.parent
 TABLE = {
