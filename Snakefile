@@ -26,3 +26,9 @@ rule all:
     default_target: True
     input:
         targets(config, TABLES),
+
+
+# The claims under other rewards, decodings and β: four trainings more than `all`.
+rule sensitivity:
+    input:
+        targets(config, TABLES, "sensitivity"),

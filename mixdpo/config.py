@@ -8,6 +8,7 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
 from mixdpo.errors import UserError
+from mixdpo.published import resolved
 
 SCHEMA = Path(__file__).parent.parent / "workflow/schemas/config.schema.yaml"
 
@@ -155,7 +156,10 @@ def check_tables(config: dict, tables: dict[str, dict]) -> None:
                 )
         _check_domains(config, table, where)
         for row in table.get("rows", []):
-            _check_row(config, table, row, where)
+            if "claim" in row:
+                _check_claim(config, row, where)
+            else:
+                _check_row(config, row["name"], row["policy"], row.get("decoding", "token"), where)
         for experiment in experiments_of(table):
             for method in methods_of(table, experiment):
                 if method != "reference":
@@ -173,16 +177,62 @@ def _check_domains(config: dict, table: dict, where: str) -> None:
         )
 
 
-def _check_row(config: dict, table: dict, row: dict, where: str) -> None:
-    method, decoding = row["policy"], row.get("decoding", "token")
+def _check_row(config: dict, name: str, method: str, decoding: str, where: str, others: tuple[str, ...] = ()) -> None:
     if method != "reference" and method not in config["policies"]["methods"]:
         raise UserError(f"policies.methods: expected {method}, which {where} prints; add it")
     experts = 1 if method == "reference" else experts_of(config, method)
-    known = ["token", "sequence", "sparse", *(f"expert{k}" for k in range(experts))] if experts > 1 else ["token"]
+    mixtures = ["token", "sequence", "sparse", *(f"expert{k}" for k in range(experts)), *others]
+    known = mixtures if experts > 1 else ["token"]
     if decoding not in known:
         raise UserError(
-            f"{where}: {row['name']}: expected a decoding of {method}, which has {experts} experts, from "
+            f"{where}: {name}: expected a decoding of {method}, which has {experts} experts, from "
             f"{', '.join(known)}; found {decoding}; correct it or policies.methods.{method}"
+        )
+
+
+MEASURES = {
+    "reward": ("policy", "baseline", "reward"),
+    "style_recovery": ("policy",),
+    "posterior_spread": ("policy",),
+    "posterior_by_domain": ("policy", "domains"),
+    "weights_by_domain": ("policy", "domains"),
+    "heads_told_by_words": ("policy",),
+    "heads_told_by_parameters": ("policy", "rows_per_head", "neighbours"),
+    "gate_accuracy": ("policy", "domains"),
+    "pretrained_gate_accuracy": ("policy", "domains", "split"),
+}
+"""What a claim can be about → the keys that its row needs. The functions are in `mixdpo/claims.py`."""
+TESTS = {"greater": (), "less": (), "equal": ("target", "margin"), "none": ()}
+"""Direction of a claim → the keys that its row needs; `none` is a claim that no run here tests."""
+
+
+def _check_claim(config: dict, row: dict, where: str) -> None:
+    name, measure = row["claim"], row.get("measure", "reward")
+    for key, known, found in ("test", TESTS, row.get("test")), ("measure", MEASURES, measure):
+        if found not in known:
+            raise UserError(f"{where}: {name}: expected a {key} from {', '.join(known)}; found {found}; correct it")
+    if row["test"] == "none":
+        return
+    for key in ("experiment", *TESTS[row["test"]], *MEASURES[measure]):
+        if key not in row:
+            raise UserError(f"{where}: {name}: expected the key {key}, found {', '.join(row)}; add it")
+    _check_row(config, name, row["policy"], row.get("decoding", "token"), where, ("best", "rest"))
+    if "baseline" in row:
+        _check_row(config, name, row["baseline"], row.get("baseline_decoding", "token"), where, ("best", "rest"))
+    experiment = config["experiments"][row["experiment"]]
+    scored = [*experiment["rewards"], *experiment.get("other_definitions", {}).values()]
+    rewards = row.get("reward", [])
+    for reward in rewards if isinstance(rewards, list) else [rewards]:
+        if reward not in scored:
+            raise UserError(
+                f"{where}: {name}: expected a reward of {row['experiment']} from {', '.join(scored)}; found {reward}; "
+                f"correct it or add it to experiments.{row['experiment']}"
+            )
+    domains = row.get("domains", experiment["domains"])
+    if domains != experiment["domains"] or row.get("domain", domains[0]) not in domains:
+        raise UserError(
+            f"{where}: {name}: expected domains of {row['experiment']} in its order, "
+            f"{', '.join(experiment['domains'])}; found {row.get('domain', ', '.join(domains))}; correct one of them"
         )
 
 
@@ -273,7 +323,8 @@ def reward_names() -> list[str]:
 
 def published(folder: Path) -> dict[str, dict]:
     """The paper as data: the tables of `folder` by name."""
-    return {path.stem: yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yaml"))}
+    tables = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yaml"))}
+    return {name: resolved(table, tables) for name, table in tables.items()}
 
 
 def experiments_of(table: dict) -> list[str]:

@@ -6,6 +6,7 @@ The rules of the workflow say how an artifact is made. What the audit and the ru
 from pathlib import Path
 
 from mixdpo.config import asset_stage, experiments_of, method_of, methods_of, policies_of, spec
+from mixdpo.published import sources_of
 
 PUBLISHED = Path("workflow/published")  # relative, as manifests record it
 SAMPLES = ("completions", "rewards", "policies")
@@ -21,6 +22,9 @@ NEEDS = {  # kind of table or figure → stages of its policies, stages of its e
     "words": (("completions", "policies"), ()),
     "tasks": (("completions", "policies"), ()),
     "confusion": (("completions",), ()),
+    "comparisons": (SAMPLES, ()),
+    "claims": (SAMPLES, ("sft", "gates")),
+    "sensitivity": (SAMPLES, ("sft", "gates")),
 }
 
 
@@ -36,15 +40,20 @@ def printed(config: dict, table: str) -> str:
 def table_inputs(config: dict, tables: dict[str, dict], name: str) -> dict[str, str]:
     """What a table or figure is made from, by name: `published`, its values in print, and manifests below results/.
 
-    A manifest is named `stage:experiment` or `stage:experiment/policy`, as the table's kind needs them.
+    A manifest is named `stage:experiment` or `stage:experiment/policy`, as the table's kind needs them; another table
+    that it takes rows or published values from has its own name.
     """
     table, run = tables[name], results(config)
     of_policies, of_experiments = NEEDS[table["kind"]]
-    inputs = {"published": str(PUBLISHED / f"{name}.yaml")}
+    inputs = {source: str(PUBLISHED / f"{source}.yaml") for source in sources_of(table)}
+    inputs["published"] = str(PUBLISHED / f"{name}.yaml")
     if table["kind"] == "validity":
         inputs["validity"] = f"{run}/validity/manifest.json"
     for experiment in experiments_of(table):
-        inputs |= {f"{stage}:{experiment}": f"{run}/{stage}/{experiment}/manifest.json" for stage in of_experiments}
+        methods = [method for method in methods_of(table, experiment) if method != "reference"]
+        gated = any(method_of(config, method)["weights"] == "gate" for method in methods)
+        stages = [stage for stage in of_experiments if stage != "gates" or gated]
+        inputs |= {f"{stage}:{experiment}": f"{run}/{stage}/{experiment}/manifest.json" for stage in stages}
         for policy in (p for method in methods_of(table, experiment) for p in policies_of(config, method)):
             evaluation = f"{run}/evaluations/{experiment}/{policy}"
             paths = {stage: f"{evaluation}/{stage}/manifest.json" for stage in ("completions", "rewards")}

@@ -7,11 +7,23 @@ import pandas as pd
 import yaml
 from tabulate import tabulate
 
+from mixdpo.claims import claims_table, comparisons_table, sensitivity_table
+from mixdpo.published import resolved, sources_of
 from mixdpo.runtime import Runtime
 from mixdpo.scores import head_order, per_prompt, policies_in, recovery, samples, within
 from mixdpo.statistics import mean_and_se
 
-LATEX = {"±": r"$\pm$", "σ": r"$\sigma$", "‖": r"$\|$", "π": r"$\pi$", "≥": r"$\ge$", "–": "--"}
+LATEX = {
+    "±": r"$\pm$",
+    "σ": r"$\sigma$",
+    "β": r"$\beta$",
+    "✓": r"\checkmark",
+    "✗": r"$\times$",
+    "‖": r"$\|$",
+    "π": r"$\pi$",
+    "≥": r"$\ge$",
+    "–": "--",
+}
 
 
 def paper(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: Path, **artifacts: Path) -> None:
@@ -20,6 +32,7 @@ def paper(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: P
     `artifacts` are named as `graph.table_inputs` names them.
     """
     table = yaml.safe_load(published.read_text())
+    table = resolved(table, {name: yaml.safe_load(artifacts.pop(name).read_text()) for name in sources_of(table)})
     cells, grid = KINDS[table["kind"]](table, within(artifacts, table.get("experiment")))
     cells.to_csv(out / f"{spec['table']}.csv", index=False)
     for suffix, fmt in ("md", "github"), ("tex", "latex_booktabs"):
@@ -257,5 +270,8 @@ KINDS = {
     "validity": validity_table,
     "perplexity": perplexity_table,
     "preferences": preferences_table,
+    "comparisons": comparisons_table,
+    "claims": claims_table,
+    "sensitivity": sensitivity_table,
 }
 """Kind of table → function of its published form and the artifacts: (one row a cell, the grid as printed)."""

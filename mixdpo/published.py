@@ -1,0 +1,52 @@
+"""The paper as data: tables that take their rows and published values from other tables."""
+
+
+def sources_of(table: dict) -> list[str]:
+    """The other tables that a table takes rows (`rows_of`) or published cells (`cells_of`) from."""
+    return list(dict.fromkeys([*table.get("rows_of", []), *table.get("cells_of", [])]))
+
+
+def resolved(table: dict, tables: dict[str, dict]) -> dict:
+    """A table with the rows of those in `rows_of`, each once, or once a setting that touches it; and with `cells`.
+
+    `cells` are the published values of its sources: (experiment, policy, decoding, column) → mean, se and where.
+    """
+    if not sources_of(table):
+        return table
+    rows, cells = {}, {}
+    for name in table.get("rows_of", []):
+        for row in tables[name]["rows"]:
+            rows.setdefault(row.get("claim", (row.get("policy"), row.get("decoding"))), row)
+    rows = list(rows.values()) or table["rows"]
+    if "settings" in table:
+        tested = [row for row in rows if row.get("test") != "none"]
+        rows = [new for setting in table["settings"] for row in tested if (new := varied(row, setting))]
+    for name in sources_of(table):
+        for row in tables[name].get("rows", []):
+            for column, values in row.get("published", {}).items() if "claim" not in row else ():
+                key = (tables[name]["experiment"], row["policy"], row.get("decoding", "token"), column)
+                cells.setdefault(key, values)
+    return table | {"rows": rows, "cells": cells}
+
+
+def varied(row: dict, setting: dict) -> dict | None:
+    """The row of a claim under a setting: its rewards, the decoding of mixtures, or its methods are others.
+
+    None if the setting does not touch the claim. `of` is the row as claimed.
+    """
+    new = row | {"of": row, "setting": setting["name"]}
+    others = setting.get("rewards", {})
+    if "reward" in row:
+        named = row["reward"]
+        new["reward"] = [others.get(r, r) for r in named] if isinstance(named, list) else others.get(named, named)
+    for key in ("decoding", "baseline_decoding"):
+        if row.get(key) == "token":
+            new[key] = setting.get("decoding", "token")
+    if "methods" in setting:
+        for key in ("policy", "baseline"):
+            if key in row and row[key] != "reference":
+                if row[key] not in setting["methods"]:
+                    return None
+                new[key] = setting["methods"][row[key]]
+    asked = setting.keys() & {"rewards", "decoding", "methods"}
+    return new if not asked or any(new[key] != row[key] for key in row) else None
