@@ -228,12 +228,14 @@ def _check_claim(config: dict, row: dict, where: str) -> None:
                 f"{where}: {name}: expected a reward of {row['experiment']} from {', '.join(scored)}; found {reward}; "
                 f"correct it or add it to experiments.{row['experiment']}"
             )
-    domains = row.get("domains", experiment["domains"])
-    if domains != experiment["domains"] or row.get("domain", domains[0]) not in domains:
+    domains = ", ".join(experiment["domains"])
+    if row.get("domains", experiment["domains"]) != experiment["domains"]:
         raise UserError(
-            f"{where}: {name}: expected domains of {row['experiment']} in its order, "
-            f"{', '.join(experiment['domains'])}; found {row.get('domain', ', '.join(domains))}; correct one of them"
+            f"experiments.{row['experiment']}.domains: expected {', '.join(row['domains'])}, as {where} prints them, "
+            f"found {domains}; correct one of them"
         )
+    if row.get("domain", experiment["domains"][0]) not in experiment["domains"]:
+        raise UserError(f"{where}: {name}: expected a domain from {domains}; found {row['domain']}; correct it")
 
 
 def _check_experts(config: dict, table: dict, experiment: str, method: str, where: str) -> None:

@@ -132,6 +132,44 @@ def test_tables_that_the_configuration_cannot_fill_are_named(key, value, words):
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("policy", "mix_case9", ["policies.methods", "mix_case9", "claims.yaml"]),
+        ("baseline", "mix_case9", ["policies.methods", "mix_case9", "claims.yaml"]),
+        ("decoding", "greedy", ["claims.yaml: case1_over_dpo_grammar", "mix_case1", "sequence", "found greedy"]),
+        ("baseline_decoding", "sequence", ["case1_over_dpo_grammar", "dpo", "1 experts", "found sequence"]),
+        ("reward", "humour", ["case1_over_dpo_grammar", "sentiment_label", "found humour", "experiments.multi_reward"]),
+        ("domain", "book", ["case1_over_dpo_grammar", "expected a domain from movie", "found book"]),
+        ("domains", ["book"], ["experiments.multi_reward.domains", "expected book", "found movie"]),
+        ("test", "larger", ["case1_over_dpo_grammar", "greater, less, equal", "found larger"]),
+        ("test", "equal", ["case1_over_dpo_grammar", "expected the key target"]),
+        ("measure", "words", ["case1_over_dpo_grammar", "heads_told_by_words", "found words"]),
+    ],
+)
+def test_claims_that_the_configuration_cannot_test_are_named(key, value, words):
+    tables = published(ROOT / "workflow/published")
+    row = next(row for row in tables["claims"]["rows"] if row["claim"] == "case1_over_dpo_grammar")
+    row[key] = value
+    with pytest.raises(UserError) as error:
+        check_tables(DEFAULT, tables)
+    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value), str(error.value)
+
+
+def test_settings_vary_the_rewards_decodings_and_methods_that_they_touch():
+    rows = published(ROOT / "workflow/published")["sensitivity"]["rows"]
+    found = {(row["setting"], row["claim"]): row for row in rows}
+    assert found["β = 0.2", "case1_over_dpo_grammar"]["policy"] == "mix_case1_beta_0_2"
+    assert found["β = 0.2", "case1_over_dpo_grammar"]["baseline"] == "dpo_beta_0_2"
+    assert found["β = 0.2", "dpo_over_reference_grammar"]["baseline"] == "reference"
+    assert found["Other definition", "case1_over_dpo"]["reward"][0] == "sentiment_label"
+    assert found["One expert", "fixed_under_case1_grammar"]["baseline_decoding"] == "sparse"
+    assert "baseline_decoding" not in found["By sequence", "case1_over_dpo_grammar"], "one expert has one decoding"
+    assert found["As claimed", "gate_accuracy_test"]["policy"] == "moe_case1_frozen_gate"
+    untouched = [("β = 0.05", "fixed_over_dpo_grammar"), ("By sequence", "dpo_over_reference_grammar")]
+    assert not {*untouched, ("Other definition", "gate_accuracy_test")} & found.keys()
+
+
 def test_missing_local_file_is_named():
     config = changed("assets.reviews.source", "local")
     config["assets"]["reviews"]["local"]["files"] = [{"path": "nowhere.parquet", "domain": "movie", "split": "train"}]

@@ -23,6 +23,15 @@ def test_every_target_is_a_job():
     )
 
 
+def test_sensitivity_is_a_target_of_its_own():
+    """Its four trainings, each with completions and scores, are no part of `all`."""
+    everything, more = targets(CONFIG, TABLES), targets(CONFIG, TABLES, "sensitivity")
+    assert printed(CONFIG, "sensitivity") in more and not any("beta_0" in path for path in everything)
+    varied = {path.split("/")[4] for path in more if "beta_0" in path}
+    assert varied == {name for name in CONFIG["policies"]["methods"] if "beta_0" in name}
+    assert {job(CONFIG, TABLES, path)[0] for path in more if "beta_0" in path} == {"policies", "evaluations", "rewards"}
+
+
 def test_job_by_path():
     assert job(CONFIG, TABLES, "results/embedded/reference/multi_task/manifest.json") == ("reference", {})
     stage, spec = job(CONFIG, TABLES, "results/embedded/policies/multi_reward/mix_case1/seed0/manifest.json")
@@ -35,6 +44,8 @@ def test_job_by_path():
 def test_inputs_of_a_table():
     inputs = table_inputs(CONFIG, TABLES, "gates")
     assert inputs["gates:multi_task"] == "results/embedded/gates/multi_task/manifest.json"
+    assert "gates:multi_reward" not in table_inputs(CONFIG, TABLES, "claims"), "no method there has a gate"
+    assert table_inputs(CONFIG, TABLES, "claims")["table3"] == "workflow/published/table3.yaml"
     found = inputs["completions:multi_task/moe_case1/seed0"]
     assert found == "results/embedded/evaluations/multi_task/moe_case1/seed0/completions/manifest.json"
 
