@@ -71,6 +71,10 @@ def test_tables_are_there(project):
     assert abs(kl["Reference (SFT)"]) < 1e-3 < kl.drop("Reference (SFT)").abs().min()
     validity = pd.read_csv(folder / "validity.csv")
     assert set(validity["reward"]) == {"sentiment", "informativeness", "grammar"}
+    claims = pd.read_csv(folder / "claims.csv")
+    assert set(claims["verdict"]) <= {"supported", "not supported", "undecided", "not tested"}
+    tested = claims[claims["verdict"] != "not tested"]
+    assert len(tested) > 40 and tested[["effect", "low", "high", "p", "p_holm", "n"]].notna().all(axis=None)
 
 
 def test_figures_are_there(project):
@@ -81,7 +85,7 @@ def test_figures_are_there(project):
 
 def test_every_job_left_its_record_and_benchmark(project):
     runs = project / "results/tiny/runs"
-    assert len(list(runs.glob("*.json"))) == len(list(runs.rglob("*.tsv"))) == 61
+    assert len(list(runs.glob("*.json"))) == len(list(runs.rglob("*.tsv"))) == 64
 
 
 def test_second_call_has_nothing_to_do(project):
@@ -95,7 +99,7 @@ def test_an_evaluation_setting_reruns_evaluations_and_tables(project, tmp_path):
     overlay = tmp_path / "edited.yaml"
     overlay.write_text((project / "tests/tiny.yaml").read_text().replace("prompts: 40", "prompts: 39"))
     counts = jobs(project, config=str(overlay))
-    assert counts == {"evaluations": 11, "evaluation_rewards": 11, "paper": 7, "figures": 3}
+    assert counts == {"evaluations": 11, "evaluation_rewards": 11, "paper": 10, "figures": 3}
 
 
 def edited(project: Path, name: str, old: str, new: str):
@@ -122,7 +126,7 @@ def test_a_line_of_a_reward_reruns_rewards_and_what_follows(project):
         "policies": 9,
         "evaluations": 9,  # those of the reference stay
         "evaluation_rewards": 11,
-        "paper": 9,  # perplexity stays
+        "paper": 12,  # perplexity stays
         "figures": 4,
     }
 
@@ -134,7 +138,7 @@ def test_a_second_seed_adds_one_policy_a_method(project, tmp_path):
         "policies": 9,
         "evaluations": 9,
         "evaluation_rewards": 9,
-        "paper": 7,
+        "paper": 10,
         "figures": 4,
     }
 
@@ -152,7 +156,7 @@ def test_tables_in_git_do_not_stand_in_for_missing_results(project, tmp_path):
     shutil.copytree(project / "paper_tables", clone / "paper_tables")
     done = snakemake(clone, "--dry-run")
     counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE))
-    assert (counts["base"], counts["policies"], counts["paper"], counts["total"]) == ("1", "9", "10", "62")
+    assert (counts["base"], counts["policies"], counts["paper"], counts["total"]) == ("1", "9", "13", "65")
 
 
 def test_a_misspelt_key_is_one_line(project, tmp_path):
@@ -224,6 +228,16 @@ def test_killed_at_work_the_run_continues_to_the_same_bytes(project, tmp_path):
         second = {p.relative_to(again): p.read_bytes() for p in again.glob(pattern)}
         assert len(first) > 10 and first.keys() == second.keys()
         assert [path for path in first if first[path] != second[path]] == []
+
+
+def test_sensitivity(project):
+    """After `all`, it trains DPO and Case 1 at two more β; no cell is without a verdict."""
+    expected = {"policies": 4, "evaluations": 4, "evaluation_rewards": 4, "paper": 1}
+    assert {name: n for name, n in jobs(project, "sensitivity").items() if name != "sensitivity"} == expected
+    done = snakemake(project, "sensitivity")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    cells = pd.read_csv(project / "paper_tables/tiny/sensitivity.csv")
+    assert cells["setting"].nunique() == 6 and cells["verdict"].isin(["supported", "not supported", "undecided"]).all()
 
 
 def kill_group(leader: int) -> None:
