@@ -278,6 +278,7 @@ def reward_difference(row: dict, artifacts: dict[str, Path], seed: int) -> tuple
     """
     rewards = row["reward"] if isinstance(row["reward"], list) else [row["reward"]]
     scale = prompt_scores(artifacts, row["baseline"], "token", rewards, row.get("domain")).std()
+    scale = scale.replace(0.0, 1.0)  # scores that are all alike have no unit
     unit = float(scale.iloc[0]) if len(rewards) == 1 else 1.0
     sides = [
         prompt_scores(artifacts, row[who], row.get(how, "token"), rewards, row.get("domain"), scale).mean(axis=1) * unit

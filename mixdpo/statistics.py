@@ -48,12 +48,15 @@ def unpaired(a, b, seed: int) -> Effect:
     def difference(x, y, axis):
         return x.mean(axis=axis) - y.mean(axis=axis)
 
-    se = float(np.hypot(stats.sem(a), stats.sem(b)))
+    se = float(np.hypot(mean_and_se(a)[1], mean_and_se(b)[1]))
     p = float(stats.mannwhitneyu(a, b).pvalue)
     return Effect(float(a.mean() - b.mean()), se, *_interval((a, b), difference, seed), p, len(a) + len(b))
 
 
 def _interval(samples: tuple, statistic, seed: int) -> tuple[float, float]:
+    """NaN where a sample has one value, of which there is nothing to resample."""
+    if min(map(len, samples)) < 2:
+        return float("nan"), float("nan")
     found = stats.bootstrap(
         samples, statistic, n_resamples=RESAMPLES, batch=500, method="percentile", rng=np.random.default_rng(seed)
     ).confidence_interval

@@ -33,6 +33,7 @@ def test_unpaired():
     found = unpaired([4, 5, 6], [1, 2, 3], 0)
     assert (found.effect, found.se, found.n) == (3.0, pytest.approx(np.sqrt(2 / 3)), 6)
     assert found.p == pytest.approx(0.1) and found.low < 3 < found.high
+    assert np.isnan([unpaired([4], [1, 2], 0).low, unpaired([4], [1, 2], 0).se]).all(), "one value has no spread"
 
 
 def test_proportion():
