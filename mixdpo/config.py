@@ -13,6 +13,30 @@ from mixdpo.published import resolved
 SCHEMA = Path(__file__).parent.parent / "workflow/schemas/config.schema.yaml"
 
 
+def configuration(run: str = "", overlay: str = "") -> dict:
+    """config.yaml merged with an overlay as Snakemake merges them: the file `overlay`, or that of config/ with `run`.
+
+    Without either, config.yaml. Raises `UserError` if there is no such run.
+    """
+    base = yaml.safe_load(Path("config.yaml").read_text())
+    overlays = [{}, *(yaml.safe_load(path.read_text()) for path in sorted(Path("config").glob("*.yaml")))]
+    if overlay:
+        if not Path(overlay).is_file():
+            raise UserError(f"--configfile: expected a file, found no {overlay}; correct the path")
+        overlays = [yaml.safe_load(Path(overlay).read_text())]
+    configs = {config["run"]: config for config in (_merged(base, changes) for changes in overlays)}
+    wanted = run or next(iter(configs))
+    if wanted not in configs:
+        raise UserError(f"run: expected one of {', '.join(configs)}, found {wanted}; name its file by --configfile")
+    return configs[wanted]
+
+
+def _merged(base: dict, changes: dict) -> dict:
+    """`base` with what an overlay changes, at any depth."""
+    both = {k for k, value in changes.items() if isinstance(value, dict) and isinstance(base.get(k), dict)}
+    return base | changes | {key: _merged(base[key], changes[key]) for key in both}
+
+
 def validate(config: dict) -> None:
     """Raise `UserError`, one line for the first fault: the key, what was expected, what was found."""
     validator = Draft202012Validator(yaml.safe_load(SCHEMA.read_text()))

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from mixdpo.config import asset_files, check_tables, published, spec, validate
+from mixdpo.config import asset_files, check_tables, configuration, published, spec, validate
 from mixdpo.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +19,15 @@ def overlaid(path: Path) -> dict:
     config = copy.deepcopy(DEFAULT)
     update_config(config, yaml.safe_load(path.read_text()))
     return config
+
+
+def test_configurations_are_those_that_snakemake_merges(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert configuration() == configuration("embedded") == DEFAULT
+    assert configuration("reviews") == overlaid(ROOT / "config/reviews.yaml")
+    assert configuration(overlay="tests/tiny.yaml") == overlaid(ROOT / "tests/tiny.yaml")
+    with pytest.raises(UserError, match="run: expected one of embedded, paper, reviews, found tiny; name its file"):
+        configuration("tiny")
 
 
 @pytest.mark.parametrize(
