@@ -5,6 +5,7 @@ The rules of the workflow say how an artifact is made. What the audit and the ru
 
 from pathlib import Path
 
+from mixdpo.artifact import label
 from mixdpo.config import asset_stage, experiments_of, method_of, methods_of, policies_of, spec
 from mixdpo.published import sources_of
 
@@ -25,6 +26,7 @@ NEEDS = {  # kind of table or figure → stages of its policies, stages of its e
     "comparisons": (SAMPLES, ()),
     "claims": (SAMPLES, ("sft", "gates")),
     "sensitivity": (SAMPLES, ("sft", "gates")),
+    "compute": ((), ()),
 }
 
 
@@ -49,6 +51,10 @@ def table_inputs(config: dict, tables: dict[str, dict], name: str) -> dict[str, 
     inputs["published"] = str(PUBLISHED / f"{name}.yaml")
     if table["kind"] == "validity":
         inputs["validity"] = f"{run}/validity/manifest.json"
+    if table["kind"] == "compute":
+        others = {n: t for n, t in tables.items() if t["kind"] != "compute"}
+        manifests = [path for path in targets(config, others) if path.startswith(run)]
+        inputs |= {path.removeprefix(f"{run}/").removesuffix("/manifest.json"): path for path in manifests}
     for experiment in experiments_of(table):
         methods = [method for method in methods_of(table, experiment) if method != "reference"]
         gated = any(method_of(config, method)["weights"] == "gate" for method in methods)
@@ -61,6 +67,14 @@ def table_inputs(config: dict, tables: dict[str, dict], name: str) -> dict[str, 
                 paths["policies"] = f"{run}/policies/{experiment}/{policy}/manifest.json"
             inputs |= {f"{stage}:{experiment}/{policy}": paths[stage] for stage in of_policies if stage in paths}
     return inputs
+
+
+def records(config: dict, tables: dict[str, dict], name: str) -> dict[str, str]:
+    """The run records that a table of kind `compute` reads where they are, named after its inputs."""
+    if tables[name]["kind"] != "compute":
+        return {}
+    manifests = {n: path for n, path in table_inputs(config, tables, name).items() if n != "published"}
+    return {f"record:{n}": f"{results(config)}/runs/{label(Path(path))}.json" for n, path in manifests.items()}
 
 
 def targets(config: dict, tables: dict[str, dict], target: str = "all") -> list[str]:

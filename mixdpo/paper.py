@@ -1,5 +1,6 @@
 """Tables in print: ours beside the published values, as csv (every digit), Markdown and LaTeX."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from mixdpo.claims import claims_table, comparisons_table, sensitivity_table
 from mixdpo.published import resolved, sources_of
 from mixdpo.runtime import Runtime
 from mixdpo.scores import head_order, per_prompt, policies_in, recovery, samples, within
+from mixdpo.stages import STAGES
 from mixdpo.statistics import mean_and_se
 
 LATEX = {
@@ -67,7 +69,8 @@ def show(mean: float, se: float, digits: int = 3) -> str:
 def rewards_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows are policies and ways of decoding them, columns rewards, or one `reward` by the prompts' domain.
 
-    Every published value is kept with the place where it is printed.
+    `mean` is over test prompts, each prompt's score averaged over training seeds first; `se` is SD/√n over the n test
+    prompts, `seed_sd` the SD of the seeds' means. Every published value is kept with the place where it is printed.
     """
     cells, grid = [], []
     for row in table["rows"]:
@@ -95,9 +98,10 @@ def rewards_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame
 def alignment_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Gains over the reference in its own standard deviations, paired by prompt, beside KL(π ‖ π_ref) in nats.
 
-    `gain` is the mean over the rewards of (score − reference mean) / reference SD; `gain in REWARD` is its part.
+    `gain` is the mean over the rewards of (score − reference mean) / reference SD; `gain in REWARD` is its part. `se`
+    is SD/√n over test prompts.
     """
-    reference = samples(artifacts, "reference")
+    reference = samples(artifacts, table["baseline"])
     mean, deviation = reference[table["rewards"]].mean(), reference[table["rewards"]].std()
 
     def figures(frame: pd.DataFrame) -> pd.DataFrame:
@@ -167,8 +171,67 @@ def best_heads_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFr
     return pd.DataFrame(cells), pd.DataFrame(grid)
 
 
+def compute_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What the artifacts of a run cost, by stage and in all, from the run records beside them.
+
+    `core seconds` are wall seconds times threads, `peak memory` is the largest resident set of a job in MiB. Jobs
+    without a record (made elsewhere, say) are counted in `unrecorded` and cost what nobody knows.
+    """
+    jobs = []
+    for name, folder in artifacts.items():
+        if name.startswith("record:"):
+            continue
+        stage = json.loads((folder / "manifest.json").read_text())["stage"]
+        path = artifacts.get(f"record:{name}")
+        record = json.loads(path.read_text()) if path else {}
+        jobs.append(
+            {
+                "stage": stage,
+                "seconds": record["seconds"] * record["threads"] if record else np.nan,
+                "memory": record.get("peak_memory_mib", np.nan),
+                "device": f"{record['device']} ({record['processor']})" if record else None,
+            }
+        )
+    frame = pd.DataFrame(jobs)
+    order = {stage: own for stage in STAGES if len(own := frame[frame["stage"] == stage])}
+    cells, grid = [], []
+    for stage, own in (order | {"all": frame}).items():
+        figures = {
+            "jobs": len(own),
+            "core seconds": own["seconds"].sum(min_count=1),
+            "peak memory": own["memory"].max(),
+        }
+        figures["unrecorded"] = int(own["seconds"].isna().sum())
+        devices = "; ".join(sorted(own["device"].dropna().unique()))
+        cells += [{"row": stage, "column": c, "value": v, "devices": devices} for c, v in figures.items()]
+        grid.append(
+            {
+                "Stage": stage,
+                "Jobs": figures["jobs"],
+                "Time of a core, s": f"{figures['core seconds']:.0f}",
+                "Peak memory, MiB": f"{figures['peak memory']:.0f}",
+                "Device": devices,
+                "Jobs without a record": figures["unrecorded"],
+            }
+        )
+    return pd.DataFrame(cells), pd.DataFrame(grid).replace("nan", "–")
+
+
+def recovery(responsibilities: pd.DataFrame) -> float:
+    """Share of triplets whose likeliest expert is that of their style, experts matched to styles at best."""
+    q = responsibilities.filter(regex="^q").to_numpy()
+    counts = (
+        pd.crosstab(q.argmax(axis=1), responsibilities["style"]).reindex(range(q.shape[1]), fill_value=0).to_numpy()
+    )
+    rows, columns = linear_sum_assignment(-counts)
+    return counts[rows, columns].sum() / counts.sum()
+
+
 def gates_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Share of prompts that the gate sends to the expert of their domain: after pretraining, and on test prompts."""
+    """Share of prompts that the gate sends to the expert of their domain: after pretraining, and on test prompts.
+
+    `se` is √(p(1 − p)/n) after pretraining, and for a policy SD/√n over test prompts, averaged over seeds first.
+    """
     rows = []
     pretrained = pd.read_csv(artifacts[f"gates:{table['experiment']}"] / "accuracy.csv")
     for line in pretrained.itertuples():
@@ -273,5 +336,6 @@ KINDS = {
     "comparisons": comparisons_table,
     "claims": claims_table,
     "sensitivity": sensitivity_table,
+    "compute": compute_table,
 }
 """Kind of table → function of its published form and the artifacts: (one row a cell, the grid as printed)."""

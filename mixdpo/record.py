@@ -11,6 +11,7 @@ import torch
 
 from mixdpo.runtime import Runtime
 
+CODE = ("mixdpo", "workflow", "Snakefile")
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "spacy", "pandas", "scipy", "numpy")
 
 
@@ -20,7 +21,10 @@ def git(*arguments: str) -> str:
 
 
 def facts(runtime: Runtime, start: float) -> dict:
-    """What varies from run to run of the same work: clock (s), memory (MiB), machine, versions, commit."""
+    """What varies from run to run of the same work: clock (s), memory (MiB), machine, versions, commit.
+
+    `dirty` tells whether the code (not a table in Git, nor a text) differs from the commit; both are None outside Git.
+    """
 
     def installed(name: str) -> str | None:
         try:
@@ -28,6 +32,7 @@ def facts(runtime: Runtime, start: float) -> dict:
         except PackageNotFoundError:
             return None
 
+    commit = git("rev-parse", "HEAD") or None
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(start)),
         "seconds": round(time.time() - start, 2),
@@ -40,8 +45,8 @@ def facts(runtime: Runtime, start: float) -> dict:
         "threads": runtime.threads,
         "python": platform.python_version(),
         "versions": {name: installed(name) for name in PACKAGES},
-        "commit": git("rev-parse", "HEAD") or None,
-        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        "commit": commit,
+        "dirty": bool(git("status", "--porcelain", "--", *CODE)) if commit else None,
     }
 
 

@@ -1,5 +1,6 @@
 """The numbers of the tables, worked by hand on three prompts."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import yaml
 from mixdpo.paper import (
     alignment_table,
     best_heads_table,
+    compute_table,
     gates_table,
     paper,
     rewards_table,
@@ -20,6 +22,7 @@ from mixdpo.scores import head_order, samples
 ROOT = Path(__file__).parent.parent
 TABLE = {
     "experiment": "e",
+    "baseline": "reference",
     "columns": {"joy": "Joy"},
     "rewards": ["joy"],
     "rows": [
@@ -202,3 +205,22 @@ def test_committed_tables_meet_their_aims(run, sentiment):
 @pytest.mark.parametrize("table", ["table1", "alignment"])
 def test_readme_prints_the_committed_tables(run, table):
     assert (ROOT / f"paper_tables/{run}/{table}.md").read_text() in (ROOT / "README.md").read_text()
+
+
+def test_compute_table(tmp_path):
+    """Two jobs of one stage, 2 s on 1 thread and 3 s on 2; one of another stage, of which there is no record."""
+    artifacts = {}
+    for name, stage in ("sft/a", "sft"), ("sft/b", "sft"), ("assets/base", "base"):
+        artifacts[name] = tmp_path / name
+        artifacts[name].mkdir(parents=True)
+        (artifacts[name] / "manifest.json").write_text(json.dumps({"stage": stage}))
+    for name, seconds, threads, memory in ("sft/a", 2.0, 1, 100), ("sft/b", 3.0, 2, 300):
+        artifacts[f"record:{name}"] = tmp_path / f"{seconds}.json"
+        machine = {"device": "cpu", "processor": "P", "threads": threads}
+        artifacts[f"record:{name}"].write_text(json.dumps(machine | {"seconds": seconds, "peak_memory_mib": memory}))
+    cells, grid = compute_table({}, artifacts)
+    values = cells.pivot(index="row", columns="column", values="value")
+    assert values.loc["sft"].to_dict() == {"jobs": 2, "core seconds": 8.0, "peak memory": 300.0, "unrecorded": 0}
+    assert values.loc["all", ["jobs", "core seconds", "unrecorded"]].tolist() == [3, 8.0, 1]
+    assert grid["Stage"].tolist() == ["base", "sft", "all"]
+    assert grid.iloc[0].tolist() == ["base", 1, "–", "–", "", 1] and grid.iloc[1]["Device"] == "cpu (P)"

@@ -7,7 +7,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(workflow.current_basedir)))
 from mixdpo.config import asset_files, asset_stage, check_tables, method_of, published, spec, validate
 from mixdpo.errors import UserError
 from mixdpo.fingerprint import fingerprint
-from mixdpo.graph import PUBLISHED, results, table_inputs, targets
+from mixdpo.graph import PUBLISHED, records, results, table_inputs, targets
 from mixdpo.stages import STAGES
 
 try:
@@ -59,6 +59,12 @@ def code_of(stage):
 def named(wildcards, input):
     """Inputs as name=path, in the form of the command line."""
     return [f"{name}={path}" for name, path in input.items()]
+
+
+def named_with_records(wildcards, input):
+    """Inputs of a table, and the run records that it reads, which no rule declares as output."""
+    present = {n: path for n, path in records(config, TABLES, wildcards.table).items() if os.path.exists(path)}
+    return named(wildcards, input) + named(wildcards, present)
 
 
 def model_of(wildcards):

@@ -26,7 +26,7 @@ rule paper:
         spec=spec_of("paper"),
         code=code_of("paper"),
         facts=f"{RESULTS}/runs",
-        inputs=named,
+        inputs=named_with_records,
     shell:
         f"python -m mixdpo paper{MANIFEST_COMMAND}"
 
