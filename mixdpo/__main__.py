@@ -1,4 +1,4 @@
-"""Run one stage: `python -m mixdpo STAGE --out MANIFEST --spec JSON --code HASH name=path …`."""
+"""The command line: jobs of the workflow (`python -m mixdpo STAGE …`), `explain` and `audit`."""
 
 import argparse
 import errno
@@ -11,12 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mixdpo.artifact import label, publish, write_json
+from mixdpo.config import check_tables, configuration, published, validate
 from mixdpo.errors import UserError
+from mixdpo.graph import PUBLISHED
 from mixdpo.stages import STAGES
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m mixdpo", description=__doc__)
+def job_parser() -> argparse.ArgumentParser:
+    """Of the calls that the rules of the workflow make."""
+    parser = argparse.ArgumentParser(prog="python -m mixdpo", description="Run one stage, as the workflow does.")
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("inputs", nargs="*", metavar="name=path", help="manifests or files the stage reads")
     parser.add_argument("--out", type=Path, required=True, help="the manifest to publish")
@@ -26,13 +29,72 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_intermixed_args()
+    return parser
+
+
+def person_parser() -> argparse.ArgumentParser:
+    """Of the commands that a person types, and the names of the stages."""
+    parser = argparse.ArgumentParser(prog="python -m mixdpo")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    explain = commands.add_parser("explain", help="a printed number: made again, defined, and traced to raw reviews")
+    explain.add_argument("table", help="paper_tables/RUN/NAME of a table or figure")
+    explain.add_argument("label", nargs="*", help="row and column of a cell, as they stand in NAME.csv")
+    explain.set_defaults(function=explain_cell)
+    audit = commands.add_parser("audit", help="every number of a run against its artifacts, configuration and code")
+    audit.add_argument("run", nargs="?", default="", help="default: the one that config.yaml names")
+    audit.add_argument("--crate", type=Path, help="then write the run as an RO-Crate: a folder, or a file *.zip")
+    audit.set_defaults(function=audit_run)
+    for command in explain, audit:
+        command.add_argument("--configfile", default="", help="the run's overlay, if not in config/")
+    for stage in STAGES:
+        commands.add_parser(stage, help=f"a job of the workflow: python -m mixdpo {stage} --help", add_help=False)
+    return parser
+
+
+def explain_cell(arguments: argparse.Namespace) -> None:
+    from mixdpo.audit import explain
+
+    path = Path(arguments.table)
+    name = path.name.partition(".")[0]
+    if path.parts[:1] != ("paper_tables",) or len(path.parts) != 3:
+        raise UserError(f"{path}: expected paper_tables/RUN/NAME; type one, as in paper_tables/embedded/table1")
+    print(explain(*run_named(path.parts[1], arguments.configfile), name, arguments.label))
+
+
+def audit_run(arguments: argparse.Namespace) -> None:
+    from mixdpo.audit import audit
+
+    config, tables = run_named(arguments.run, arguments.configfile)
+    faults, summary = audit(config, tables)
+    print("\n".join([*faults, summary]))
+    if faults:
+        sys.exit(1)
+    if arguments.crate:
+        from mixdpo.crate import write_crate
+
+        write_crate(config, tables, arguments.crate)
+
+
+def run_named(run: str, overlay: str) -> tuple[dict, dict[str, dict]]:
+    """The configuration of a run and the tables that it prints, both checked."""
+    config, tables = configuration(run, overlay), published(PUBLISHED)
+    validate(config)
+    check_tables(config, tables)
+    return config, tables
+
+
+def main() -> None:
+    if sys.argv[1:2] and sys.argv[1] in STAGES:
+        arguments = job_parser().parse_intermixed_args()
+        arguments.function = run
+    else:
+        arguments = person_parser().parse_args()
     try:
-        run(arguments)
+        arguments.function(arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
     except Exception as error:
-        if not disk_is_full(error):
+        if arguments.function is not run or not disk_is_full(error):
             raise
         sys.exit(f"error: {arguments.out}: no space left on the disk; free some and type the same command again")
 

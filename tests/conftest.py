@@ -1,5 +1,9 @@
 """A language model of a few thousand weights, preferences over random texts, and the runtime that stages take."""
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +25,8 @@ SENTENCES = [
     "Skip it. The jokes are old and the camera never stops moving.",
     "A warm novel with a clever plot and characters that stay with you.",
 ]
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -99,3 +105,32 @@ def preferences_folder(tmp_path_factory, model_folder, runtime) -> Path:
 def triplets(preferences_folder) -> Triplets:
     """30 training triplets of 10 pairs."""
     return Triplets(preferences_folder / "preferences/train.parquet", preferences_folder / "reference/train.parquet")
+
+
+def copy_project(to: Path) -> Path:
+    """What Git tracks or would track, in a folder of its own."""
+    files = subprocess.check_output(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True
+    ).split()
+    for name in files:
+        if (ROOT / name).is_file() and not name.startswith("paper_tables/"):
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, to / name)
+    return to
+
+
+def snakemake(project: Path, *arguments: str, config: str = "tests/tiny.yaml") -> subprocess.CompletedProcess:
+    command = ["snakemake", "--cores", "all", *arguments, "--configfile", config]
+    return subprocess.run(command, cwd=project, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory) -> Path:
+    """A run of the tiny world in a repository of its own; who changes it restores it."""
+    folder = copy_project(tmp_path_factory.mktemp("project"))
+    author = ("-c", "user.name=author", "-c", "user.email=author@example.org")
+    for command in ("init", "--quiet"), ("add", "--all"), (*author, "commit", "--quiet", "--message", "project"):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    done = snakemake(folder)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder

@@ -1,6 +1,7 @@
 """The command line: what a stage call leaves behind, and faults as one line."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -44,6 +45,40 @@ def test_artifact_and_record(tmp_path, call):
     assert {"started", "seconds", "peak_memory_mib", "device", "precision", "versions", "commit", "dirty"} <= set(
         record
     )
+    assert (record["commit"], record["dirty"]) == (None, None)  # outside Git
+
+
+def test_dirty_is_code_that_is_not_committed(tmp_path, call):
+    """Texts and tables in Git are no code; a new module is."""
+    git = ("git", "-c", "user.name=author", "-c", "user.email=author@example.org")
+    for name in ("README.md", "mixdpo/losses.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("text\n")
+    for words in ("init", "--quiet"), ("add", "README.md", "mixdpo"), ("commit", "--quiet", "--message", "code"):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+
+    def dirty() -> bool:
+        call("none")
+        return json.loads((tmp_path / "runs/results--sft.json").read_text())["dirty"]
+
+    (tmp_path / "README.md").write_text("another\n")
+    assert dirty() is False
+    (tmp_path / "mixdpo/new.py").write_text("text\n")
+    assert dirty() is True
+
+
+def test_help_names_every_command(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mixdpo", "--help"])
+    with pytest.raises(SystemExit):
+        command.main()
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("explain", "audit", *command.STAGES))
+
+
+def test_audit_does_not_load_torch():
+    """It starts at once; tables that are made again load it."""
+    code = "import sys, mixdpo.__main__, mixdpo.audit; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.parametrize(
