@@ -149,13 +149,8 @@ def audit(config: dict, tables: dict[str, dict]) -> tuple[list[str], str]:
     jobs = {path: job(config, tables, path) for path in whole if path in wanted}
     edited = {path: stage for path, (stage, _) in jobs.items() if fingerprint(STAGES[stage]) != chain[path]["code"]}
     if edited:
-        stages = list(dict.fromkeys(edited.values()))
-        subject = (
-            f"stage {stages[0]} changed since it"
-            if len(stages) == 1
-            else f"stages {', '.join(stages)} changed since they"
-        )
-        faults[f"code of {subject} made", "run snakemake"] = list(edited)
+        stages = " and ".join(f"stage {stage}" for stage in dict.fromkeys(edited.values()))
+        faults[f"code of {stages} changed since it made", "run snakemake"] = list(edited)
     broken = set(edited)
     for path in chain:
         found = [corrupt[path]] if corrupt[path] else [*changed_inputs(path), *reconfigured(path, jobs.get(path))]
@@ -179,7 +174,8 @@ def audit(config: dict, tables: dict[str, dict]) -> tuple[list[str], str]:
         outside = f" ({unknown} made outside Git, of which no commit is known)" if unknown else ""
         return [], f"{len(chain)} artifacts{outside}, {compared} tables and figures, {cells} cells: all match"
     sentences = [sentence(what, artifacts, remedy) for (what, remedy), artifacts in faults.items()]
-    return sentences, f"{len(faults)} faults; {compared} of {len(names)} tables and figures made again and compared"
+    count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
+    return sentences, f"{count}; {compared} of {len(names)} tables and figures made again and compared"
 
 
 def named(manifest: str) -> str:
@@ -233,13 +229,12 @@ def changed_inputs(manifest: str) -> Iterator[Fault]:
 def follows(fault: Fault, faults: Collection[Fault], chain: dict[str, dict]) -> bool:
     """Whether a changed input was itself made from a changed input, which is then the cause."""
     changed = {what.removesuffix(CHANGED) for what, _ in faults if what.endswith(CHANGED)}
-    todo = [fault[0].removesuffix(CHANGED)] if fault[0].endswith(CHANGED) else []
+    behind, todo = set(), [fault[0].removesuffix(CHANGED)] if fault[0].endswith(CHANGED) else []
     while todo:
-        behind = [*chain.get(todo.pop(), {}).get("inputs", [])]
-        if changed.intersection(behind):
-            return True
-        todo += behind
-    return False
+        inputs = chain.get(todo.pop(), {}).get("inputs", {}).keys() - behind
+        behind |= inputs
+        todo += inputs
+    return not changed.isdisjoint(behind)
 
 
 def reconfigured(manifest: str, today: tuple[str, dict] | None) -> Iterator[Fault]:
@@ -264,12 +259,11 @@ def flat(spec: object, key: str = "") -> dict[str, object]:
 
 
 def other_inputs(manifest: str, expected: dict[str, str]) -> list[Fault]:
-    """Inputs that a table has and should not have, or the reverse; run records come and go."""
+    """Inputs that a table has and should not have, or the reverse; run records come and go, what is missing is told."""
     found = {path for path in read(manifest)["inputs"] if "/runs/" not in path}
-    return [
-        (f"{path} is {'no' if path in found else 'an'} input by today's configuration, but not so of", "run snakemake")
-        for path in sorted(found ^ set(expected.values()))
-    ]
+    other = sorted(path for path in found ^ set(expected.values()) if Path(path).is_file())
+    told = {path: f"{path} is {'no' if path in found else 'an'} input by today's configuration" for path in other}
+    return [(f"{told[path]}, which is not so of", "run snakemake") for path in other]
 
 
 def unrecorded(manifest: str) -> Iterator[Fault]:
