@@ -1,6 +1,7 @@
-"""Tables in print: ours beside the published values, as csv (every digit), Markdown and LaTeX."""
+"""Tables in print: ours beside the published values, as csv (every digit), JSON, Markdown and LaTeX."""
 
 import json
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ LATEX = {
 
 
 def paper(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: Path, **artifacts: Path) -> None:
-    """Write `TABLE.csv` with one row a cell, and `TABLE.md` and `TABLE.tex` as they are read.
+    """Write `TABLE.csv` with one row a cell, its `nested` numbers as `TABLE.json`, and `.md` and `.tex` as it is read.
 
     `artifacts` are named as `graph.table_inputs` names them.
     """
@@ -37,6 +38,7 @@ def paper(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: P
     table = resolved(table, {name: yaml.safe_load(artifacts.pop(name).read_text()) for name in sources_of(table)})
     cells, grid = KINDS[table["kind"]](table, within(artifacts, table.get("experiment")))
     cells.to_csv(out / f"{spec['table']}.csv", index=False)
+    (out / f"{spec['table']}.json").write_text(json.dumps(nested(cells), indent=2, ensure_ascii=False) + "\n")
     for suffix, fmt in ("md", "github"), ("tex", "latex_booktabs"):
         text = tabulate(grid, headers="keys", tablefmt=fmt, showindex=False, disable_numparse=True, missingval="")
         if suffix == "tex":
@@ -45,6 +47,19 @@ def paper(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: P
             (out / f"{spec['table']}.tex").write_text(f"% {table['title']}\n{text}\n")
         else:
             (out / f"{spec['table']}.md").write_text(f"**{table['title']}** ({table['where']})\n\n{text}\n")
+
+
+def nested(cells: pd.DataFrame) -> dict:
+    """Our numbers by the labels that stand before them, {row: {column: {name: number}}}, for `dvc metrics diff`."""
+    labels = list(takewhile(lambda name: not pd.api.types.is_numeric_dtype(cells[name]), cells))
+    ours = cells.select_dtypes("number").loc[:, lambda numbers: ~numbers.columns.str.startswith("published")]
+    tree: dict = {}
+    for names, numbers in zip(cells[labels].values, ours.to_dict("records"), strict=True):
+        place = tree
+        for name in names:
+            place = place.setdefault(name, {})
+        place.update({name: number for name, number in numbers.items() if pd.notna(number)})
+    return tree
 
 
 def cell(row: str, column: str, frame: pd.DataFrame) -> dict:
@@ -275,12 +290,8 @@ def validity_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFram
 
 def perplexity_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Perplexity per token on test reviews, by experiment and domain, before and after fine-tuning."""
-    cells = pd.concat(
-        [
-            pd.read_csv(artifacts[f"sft:{experiment}"] / "perplexity.csv").assign(experiment=experiment)
-            for experiment in table["experiments"]
-        ]
-    )
+    tables = {name: pd.read_csv(artifacts[f"sft:{name}"] / "perplexity.csv") for name in table["experiments"]}
+    cells = pd.concat(tables, names=["experiment"]).reset_index("experiment")
     grid = pd.DataFrame(
         {
             "Experiment": cells["experiment"],

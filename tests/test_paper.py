@@ -13,6 +13,7 @@ from mixdpo.paper import (
     best_heads_table,
     compute_table,
     gates_table,
+    nested,
     paper,
     rewards_table,
     validity_table,
@@ -70,6 +71,14 @@ def test_rewards_table(artifacts):
     assert np.isnan(reference["seed_sd"]) and np.isnan(reference["published_mean"])
     assert grid.iloc[1]["Joy"] == "4.000 ± 1.528 (seeds 0.000)"
     assert grid.iloc[1]["Joy, published"] == "0.500 ± 0.100 (A); 0.600 ± 0.200 (B)"
+
+
+def test_nested_numbers_are_ours_by_row_and_column(artifacts):
+    """Two published values of a cell, hence two lines of it, are one number of ours; what is not known is left out."""
+    numbers = nested(rewards_table(TABLE, artifacts)[0])
+    assert numbers["DPO"] == {"joy": {"mean": 4.0, "se": np.sqrt(7 / 3), "prompts": 3, "seeds": 2, "seed_sd": 0.0}}
+    assert numbers["Reference"]["joy"].keys() == {"mean", "se", "prompts", "seeds"}
+    assert numbers == json.loads(json.dumps(numbers))
 
 
 def test_alignment_table(artifacts):

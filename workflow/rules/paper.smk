@@ -10,6 +10,7 @@ rule paper:
             category="Tables",
             labels={"table": "{table}"},
         ),
+        json=f"paper_tables/{config['run']}/{{table}}.json",
         md=f"paper_tables/{config['run']}/{{table}}.md",
         tex=f"paper_tables/{config['run']}/{{table}}.tex",
     log:
