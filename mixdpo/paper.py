@@ -232,16 +232,6 @@ def compute_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame
     return pd.DataFrame(cells), pd.DataFrame(grid).replace("nan", "–")
 
 
-def recovery(responsibilities: pd.DataFrame) -> float:
-    """Share of triplets whose likeliest expert is that of their style, experts matched to styles at best."""
-    q = responsibilities.filter(regex="^q").to_numpy()
-    counts = (
-        pd.crosstab(q.argmax(axis=1), responsibilities["style"]).reindex(range(q.shape[1]), fill_value=0).to_numpy()
-    )
-    rows, columns = linear_sum_assignment(-counts)
-    return counts[rows, columns].sum() / counts.sum()
-
-
 def gates_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Share of prompts that the gate sends to the expert of their domain: after pretraining, and on test prompts.
 
