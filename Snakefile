@@ -20,6 +20,7 @@ include: "workflow/rules/preferences.smk"
 include: "workflow/rules/policies.smk"
 include: "workflow/rules/evaluations.smk"
 include: "workflow/rules/paper.smk"
+include: "workflow/rules/report.smk"
 
 
 rule all:

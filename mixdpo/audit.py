@@ -159,7 +159,7 @@ def audit(config: dict, tables: dict[str, dict]) -> tuple[list[str], str]:
         broken |= {path} if found else set()
         for fault in found if corrupt[path] else [*found, *unrecorded(path)]:
             faults.setdefault(fault, []).append(path)
-    cells, compared, names = 0, 0, [named(path) for path in wanted if path.startswith("paper_tables/")]
+    cells, compared, names = 0, 0, [named(path) for path in wanted if named(path) in tables]
     for name in tqdm(names, "tables", disable=None):
         manifest, inputs = printed(config, name), table_inputs(config, tables, name)
         if manifest in broken or any(corrupt.get(path) for path in inputs.values()):

@@ -321,6 +321,8 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
             return config["evaluations"] | prompts | {"domains": chosen["domains"]}
         case "paper" | "figures":
             return {"table": table or figure}
+        case "report":
+            return config["report"] | {"run": config["run"]}
     raise UserError(f"expected a stage, found {stage}")
 
 

@@ -68,7 +68,7 @@ def write_crate(config: dict, tables: dict[str, dict], to: Path) -> None:
         workflow,
         "#run",
         object=[overlaid, *(file(crate, path, sha256(Path(path))) for path in raw(chain))],
-        result=[crate.get(path) for path in (printed(config, name) for name in tables) if path in chain],
+        result=[crate.get(path) for path in (printed(config, name) for name in [*tables, "index"]) if path in chain],
         properties={"name": f"Run {config['run']}", "startTime": min(times), "endTime": max(times)},
     )
     engine = described(crate, "#snakemake", "SoftwareApplication", name="Snakemake", url="https://snakemake.github.io")

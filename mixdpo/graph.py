@@ -10,6 +10,13 @@ from mixdpo.config import asset_stage, experiments_of, method_of, methods_of, po
 from mixdpo.published import sources_of
 
 PUBLISHED = Path("workflow/published")  # relative, as manifests record it
+TEXTS = {  # of the page of a run, by input name
+    "template": "workflow/report/index.html.j2",
+    "decisions": "docs/decisions.md",
+    "notes": "docs/replication-notes.md",
+    "config": "config.yaml",
+    "paper": "config/paper.yaml",
+}
 SAMPLES = ("completions", "rewards", "policies")
 NEEDS = {  # kind of table or figure → stages of its policies, stages of its experiments
     "rewards": (SAMPLES, ()),
@@ -43,8 +50,10 @@ def table_inputs(config: dict, tables: dict[str, dict], name: str) -> dict[str, 
     """What a table or figure is made from, by name: `published`, its values in print, and manifests below results/.
 
     A manifest is named `stage:experiment` or `stage:experiment/policy`, as the table's kind needs them; another table
-    that it takes rows or published values from has its own name.
+    that it takes rows or published values from has its own name. `index` is the page of the run.
     """
+    if name == "index":
+        return report_inputs(config, tables)
     table, run = tables[name], results(config)
     of_policies, of_experiments = NEEDS[table["kind"]]
     inputs = {source: str(PUBLISHED / f"{source}.yaml") for source in sources_of(table)}
@@ -77,6 +86,26 @@ def records(config: dict, tables: dict[str, dict], name: str) -> dict[str, str]:
     return {f"record:{n}": f"{results(config)}/runs/{label(Path(path))}.json" for n, path in manifests.items()}
 
 
+def report_inputs(config: dict, tables: dict[str, dict]) -> dict[str, str]:
+    """What the page of a run is made from, by name: its texts, both configurations, every table and figure of target
+    `all` with its values in print, and the artifacts of their experiments that the page quotes."""
+    run = results(config)
+    inputs = TEXTS | {"base": f"{run}/assets/base/manifest.json"}
+    for name, table in tables.items():
+        if table.get("target", "all") != "all":
+            continue
+        inputs |= {f"published:{name}": str(PUBLISHED / f"{name}.yaml"), f"table:{name}": printed(config, name)}
+        for experiment in experiments_of(table):
+            inputs[f"preferences:{experiment}"] = f"{run}/preferences/{experiment}/manifest.json"
+            for policy in (p for method in methods_of(table, experiment) for p in policies_of(config, method)):
+                evaluation = f"{run}/evaluations/{experiment}/{policy}"
+                for stage in ("completions", "rewards"):
+                    inputs[f"{stage}:{experiment}/{policy}"] = f"{evaluation}/{stage}/manifest.json"
+                if policy != "reference":
+                    inputs[f"policies:{experiment}/{policy}"] = f"{run}/policies/{experiment}/{policy}/manifest.json"
+    return inputs
+
+
 def targets(config: dict, tables: dict[str, dict], target: str = "all") -> list[str]:
     """Every table and figure of a target and every artifact behind them.
 
@@ -93,13 +122,16 @@ def targets(config: dict, tables: dict[str, dict], target: str = "all") -> list[
                     stages += ["gates"] * (method_of(config, method)["weights"] == "gate")
                     stages += [f"policies/{experiment}/{policy}" for policy in policies_of(config, method)]
                 artifacts |= {f"{run}/{s if '/' in s else f'{s}/{experiment}'}/manifest.json" for s in stages}
-    return [printed(config, name) for name in wanted] + sorted(artifacts)
+    pages = [printed(config, "index")] if target == "all" else []
+    return [printed(config, name) for name in wanted] + pages + sorted(artifacts)
 
 
 def job(config: dict, tables: dict[str, dict], manifest: str) -> tuple[str, dict]:
     """Stage and spec that today's configuration gives an artifact of the run, by the path of its manifest."""
     if manifest.startswith("paper_tables/"):
         name = Path(manifest).name.removesuffix(".manifest.json")
+        if name == "index":
+            return "report", spec(config, "report")
         stage = "figures" if name.startswith("figure") else "paper"
         return stage, spec(config, stage, table=name)
     stage, *rest = Path(manifest).parent.relative_to(results(config)).parts

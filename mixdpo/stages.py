@@ -18,5 +18,6 @@ STAGES = {
     "evaluations": "mixdpo.evaluations",
     "paper": "mixdpo.paper",
     "figures": "mixdpo.figures",
+    "report": "mixdpo.report",
 }
 """Stage name → module; the function has the name of the stage."""

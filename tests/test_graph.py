@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from mixdpo.config import published
-from mixdpo.graph import job, printed, table_inputs, targets
+from mixdpo.graph import job, printed, report_inputs, table_inputs, targets
 from mixdpo.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
@@ -18,9 +18,8 @@ TABLES = published(ROOT / "workflow/published")
 
 def test_every_target_is_a_job():
     stages = [job(CONFIG, TABLES, manifest)[0] for manifest in targets(CONFIG, TABLES)]
-    assert set(stages) <= set(STAGES) and {"paper", "figures", "evaluations", "rewards", "embedded_reviews"} <= set(
-        stages
-    )
+    some = {"paper", "figures", "report", "evaluations", "rewards", "embedded_reviews"}
+    assert some <= set(stages) <= set(STAGES)
 
 
 def test_sensitivity_is_a_target_of_its_own():
@@ -39,6 +38,7 @@ def test_job_by_path():
     stage, spec = job(CONFIG, TABLES, "results/embedded/evaluations/multi_task/dpo/seed0/rewards/manifest.json")
     assert (stage, spec) == ("rewards", {"names": ["sentiment", "sentiment_label"]})
     assert job(CONFIG, TABLES, printed(CONFIG, "figure2")) == ("figures", {"table": "figure2"})
+    assert job(CONFIG, TABLES, printed(CONFIG, "index")) == ("report", CONFIG["report"] | {"run": "embedded"})
 
 
 def test_inputs_of_a_table():
@@ -48,6 +48,12 @@ def test_inputs_of_a_table():
     assert table_inputs(CONFIG, TABLES, "claims")["table3"] == "workflow/published/table3.yaml"
     found = inputs["completions:multi_task/moe_case1/seed0"]
     assert found == "results/embedded/evaluations/multi_task/moe_case1/seed0/completions/manifest.json"
+
+
+def test_the_page_waits_for_every_table_of_its_target():
+    inputs = report_inputs(CONFIG, TABLES).values()
+    for name, table in TABLES.items():
+        assert (printed(CONFIG, name) in inputs) == (table.get("target", "all") == "all")
 
 
 def test_the_rules_run_these_jobs():

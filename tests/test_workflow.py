@@ -16,6 +16,8 @@ import yaml
 from conftest import ENVIRONMENT, ROOT, copy_project, snakemake
 
 pytestmark = pytest.mark.slow
+VARIES = {"compute", "index"}
+"""What tells when, where and at what cost a run was made."""
 
 
 def jobs(project: Path, *arguments: str, config: str = "tests/tiny.yaml") -> dict[str, int]:
@@ -57,9 +59,14 @@ def test_figures_are_there(project):
             assert (project / f"paper_tables/tiny/{name}.{suffix}").stat().st_size > 100
 
 
+def test_page_is_there(project):
+    page = (project / "paper_tables/tiny/index.html").read_text()
+    assert len(page) < 5e6 and 'id="table1"' in page and 'id="claims"' in page and page.count("data:image/png") == 4
+
+
 def test_every_job_left_its_record_and_benchmark(project):
     runs = project / "results/tiny/runs"
-    assert len(list(runs.glob("*.json"))) == len(list(runs.rglob("*.tsv"))) == 65
+    assert len(list(runs.glob("*.json"))) == len(list(runs.rglob("*.tsv"))) == 66
 
 
 def test_second_call_has_nothing_to_do(project):
@@ -73,7 +80,7 @@ def test_an_evaluation_setting_reruns_evaluations_and_tables(project, tmp_path):
     overlay = tmp_path / "edited.yaml"
     overlay.write_text((project / "tests/tiny.yaml").read_text().replace("prompts: 40", "prompts: 39"))
     counts = jobs(project, config=str(overlay))
-    assert counts == {"evaluations": 11, "evaluation_rewards": 11, "paper": 11, "figures": 3}
+    assert counts == {"evaluations": 11, "evaluation_rewards": 11, "paper": 11, "figures": 3, "report": 1}
 
 
 def edited(project: Path, name: str, old: str, new: str):
@@ -102,6 +109,7 @@ def test_a_line_of_a_reward_reruns_rewards_and_what_follows(project):
         "evaluation_rewards": 11,
         "paper": 13,  # perplexity stays
         "figures": 4,
+        "report": 1,
     }
 
 
@@ -114,6 +122,7 @@ def test_a_second_seed_adds_one_policy_a_method(project, tmp_path):
         "evaluation_rewards": 9,
         "paper": 11,
         "figures": 4,
+        "report": 1,
     }
 
 
@@ -130,7 +139,7 @@ def test_tables_in_git_do_not_stand_in_for_missing_results(project, tmp_path):
     shutil.copytree(project / "paper_tables", clone / "paper_tables")
     done = snakemake(clone, "--dry-run")
     counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE))
-    assert (counts["base"], counts["policies"], counts["paper"], counts["total"]) == ("1", "9", "14", "66")
+    assert (counts["base"], counts["policies"], counts["paper"], counts["total"]) == ("1", "9", "14", "67")
 
 
 def test_a_misspelt_key_is_one_line(project, tmp_path):
@@ -172,7 +181,8 @@ def test_a_flipped_byte_stops_the_consumer_with_one_line(project):
 def test_report(project):
     done = snakemake(project, "--report", "report.zip")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert any("table1" in name for name in zipfile.ZipFile(project / "report.zip").namelist())
+    names = zipfile.ZipFile(project / "report.zip").namelist()
+    assert all(any(part in name for name in names) for part in ("table1", "figure1.png", "index.html"))
 
 
 def test_killed_at_work_the_run_continues_to_the_same_bytes(project, tmp_path):
@@ -199,8 +209,8 @@ def test_killed_at_work_the_run_continues_to_the_same_bytes(project, tmp_path):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     for pattern in ("results/tiny/**/manifest.json", "paper_tables/tiny/*"):
         first, second = (
-            {p.relative_to(folder): p.read_bytes() for p in folder.glob(pattern) if not p.name.startswith("compute.")}
-            for folder in (project, again)  # what a run cost is another number every time
+            {p.relative_to(folder): p.read_bytes() for p in folder.glob(pattern) if p.stem.split(".")[0] not in VARIES}
+            for folder in (project, again)
         )
         assert len(first) > 10 and first.keys() == second.keys()
         assert [path for path in first if first[path] != second[path]] == []

@@ -7,7 +7,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(workflow.current_basedir)))
 from mixdpo.config import asset_files, asset_stage, check_tables, method_of, published, spec, validate
 from mixdpo.errors import UserError
 from mixdpo.fingerprint import fingerprint
-from mixdpo.graph import PUBLISHED, records, results, table_inputs, targets
+from mixdpo.graph import PUBLISHED, records, report_inputs, results, table_inputs, targets
 from mixdpo.stages import STAGES
 
 try:

@@ -1,0 +1,29 @@
+# Set the page of the run: tables, figures, claims, samples and the chain of artifacts behind them.
+rule report:
+    input:
+        **report_inputs(config, TABLES),
+    output:
+        manifest=f"paper_tables/{config['run']}/index.manifest.json",
+        html=report(
+            f"paper_tables/{config['run']}/index.html",
+            caption="../report/index.rst",
+            category="Page",
+            labels={"page": "the whole run on one page"},
+        ),
+    log:
+        f"logs/{config['run']}/report.log",
+    benchmark:
+        f"{RESULTS}/runs/report.tsv"
+    conda:
+        "../../envs/mixdpo.yaml"
+    threads: 1
+    resources:
+        device="cpu",
+        precision=PRECISION,
+    params:
+        spec=spec_of("report"),
+        code=code_of("report"),
+        facts=f"{RESULTS}/runs",
+        inputs=named,
+    shell:
+        f"python -m mixdpo report{MANIFEST_COMMAND}"
