@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from conftest import ENVIRONMENT, ROOT, copy_project
 from snakemake.utils import update_config
-from test_workflow import ENVIRONMENT, ROOT, copy_project, jobs, kill_group
+from test_workflow import jobs, kill_group
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 LOCAL = "assets={reviews: {source: embedded}, classifier: {source: reviews}, pipeline: {source: embedded}}"
@@ -125,6 +126,7 @@ def test_a_clone_has_nothing_to_do_after_a_pull(recorded, tmp_path):
     clone = tmp_path / "clone"
     run(clone, "dvc", "pull", "reproduce")
     nothing_to_do(clone)
+    assert "all match" in run(clone, "python", "-m", "mixdpo", "audit")
     assert run(clone, "git", "status", "--porcelain") == ""
 
 
