@@ -80,13 +80,13 @@ def lineage(manifest: Path, among: Collection[str] | None = None) -> dict[str, d
 
 
 def sources(table: dict, manifest: Path, row: str, column: str) -> list[str]:
-    """Manifests among the inputs of a table that one of its cells rests on.
+    """Manifests among the inputs of a table that one of its cells rests on; `row` is the name of a row or a claim.
 
     Those of its row's policy and baselines, and those of no policy. All of them where the table names no policy for
     the row. Every column of a row rests on the same.
     """
     inputs = [path for path in read(Path(manifest).as_posix())["inputs"] if is_manifest(path)]
-    rows = [entry for entry in table.get("rows", []) if entry.get("name") == row and "policy" in entry]
+    rows = [e for e in table.get("rows", []) if row in (e.get("name"), e.get("claim")) and "policy" in e]
     if not rows:
         return inputs
     own = {entry[key] for entry in [*rows, table] for key in ("policy", "baseline") if key in entry}
@@ -137,12 +137,13 @@ Fault = tuple[str, str]
 def audit(config: dict, tables: dict[str, dict]) -> tuple[list[str], str]:
     """The faults of a run, one sentence each, causes before what follows from them; and a summary of one line.
 
-    Every artifact of the run, and every other that their manifests name, is held against its files, what it was made
-    from, today's configuration and code, and its run record. Tables, and the csv of figures, are made again. What
-    rests on a faulty artifact is no fault of its own.
+    Every artifact of the run, of a further target of which a table is there, and every other that their manifests name
+    is held against its files, what it was made from, today's configuration and code, and its run record. Tables, and
+    the csv of figures, are made again. What rests on a faulty artifact is no fault of its own.
     """
-    wanted, faults = targets(config, tables), dict[Fault, list[str]]()
-    chain = causes_first(wanted)
+    made = {t["target"] for name, t in tables.items() if "target" in t and Path(printed(config, name)).is_file()}
+    wanted = list(dict.fromkeys(path for target in ("all", *sorted(made)) for path in targets(config, tables, target)))
+    chain, faults = causes_first(wanted), dict[Fault, list[str]]()
     with ThreadPoolExecutor() as pool:  # hashing frees the interpreter
         corrupt = dict(zip(chain, tqdm(pool.map(corruption, chain), "files", len(chain), disable=None)))
     whole = [path for path in chain if not corrupt[path]]
@@ -304,7 +305,7 @@ def explain(config: dict, tables: dict[str, dict], name: str, labels: list[str])
     stage, file = read(manifest)["stage"], Path(manifest).with_name(f"{name}.csv")
     if labels:
         shown = cell(pd.read_csv(file, dtype=str, keep_default_na=False), labels, str(file))
-        among = sources(table, Path(manifest), *(shown.iloc[0].get(key, "") for key in ("row", "column")))
+        among = sources(table, Path(manifest), shown.iloc[0, 0], shown.iloc[0].get("column", ""))
     chain = lineage(Path(manifest), among)
     for path in chain:
         for what, remedy in filter(None, (corruption(path), *changed_inputs(path))):

@@ -250,6 +250,24 @@ def test_sources_of_a_cell(run):
     assert set(beside) > set(own) and set(beside) == set(sources(TABLE, manifest, "a row without policy", ""))
 
 
+def test_sources_of_a_claim(run):
+    """Rows of claims are known by their claim; the reference is the baseline of this one."""
+    table = {
+        "rows": [{"claim": "gain", "policy": "dpo", "baseline": "reference"}, {"claim": "none", "policy": "other"}]
+    }
+    manifest = Path("paper_tables/embedded/table1.manifest.json")
+    methods = {module.method_behind(path) for path in sources(table, manifest, "gain", "")}
+    assert methods == {"dpo", "reference"} and sources(table, manifest, "none", "") == []
+
+
+def test_a_table_of_another_target_is_audited_where_it_is(run):
+    config, tables = run
+    tables["perplexity"]["target"] = "more"
+    assert audit(config, tables)[1].startswith("16 artifacts, 2 tables and figures, 5 cells")
+    Path("paper_tables/embedded/perplexity.manifest.json").unlink()
+    assert audit(config, tables)[1].startswith("15 artifacts, 1 tables and figures, 3 cells")
+
+
 def test_explain_a_cell(run):
     """Scores 0, 1, 2: mean 1, SE 1/√3; both places where it is published; the chain ends at the assets."""
     told = explain(*run, "table1", ["Baseline, DPO", "sentiment"])
