@@ -28,7 +28,7 @@ from mixdpo.config import published
 from mixdpo.crate import write_crate
 from mixdpo.errors import UserError
 from mixdpo.fingerprint import fingerprint
-from mixdpo.graph import job, table_inputs, targets
+from mixdpo.graph import TEXTS, job, table_inputs, targets
 from mixdpo.paper import paper
 from mixdpo.stages import STAGES
 
@@ -90,8 +90,8 @@ def upstream(path: str) -> dict[str, Path]:
 def make(path: str, config: dict, tables: dict, sentiment: float = 0.0) -> None:
     """Publish a small artifact at this place of the run, with its record: scores of three prompts, or a text."""
     stage, spec = job(config, tables, path)
-    if stage == "paper":
-        inputs = {name: Path(p) for name, p in table_inputs(config, tables, spec["table"]).items()}
+    if stage in ("paper", "report"):
+        inputs = {name: Path(p) for name, p in table_inputs(config, tables, spec.get("table", "index")).items()}
     else:
         inputs = upstream(path)
     work = {"stage": stage, "spec": spec, "code": fingerprint(STAGES[stage]), "inputs": inputs}
@@ -123,6 +123,9 @@ def run(tmp_path, monkeypatch):
     for name, table in {"table1": TABLE, "perplexity": PERPLEXITY}.items():
         Path("workflow/published").mkdir(parents=True, exist_ok=True)
         Path(f"workflow/published/{name}.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
+    for text in TEXTS.values():
+        Path(text).parent.mkdir(parents=True, exist_ok=True)
+        Path(text).write_text("a text of the page")
     tables = published(Path("workflow/published"))
     todo = [path for path in targets(config, tables) if path.startswith("results")]
     while todo:
@@ -130,8 +133,9 @@ def run(tmp_path, monkeypatch):
         for path in ready:
             make(path, config, tables)
         todo = [path for path in todo if path not in ready]
-    for path in targets(config, tables)[: len(tables)]:
-        make(path, config, tables)
+    for path in targets(config, tables):
+        if path.startswith("paper_tables"):
+            make(path, config, tables)
     return config, tables
 
 
@@ -151,13 +155,13 @@ def test_a_clean_run(run):
     faults, summary = audit(*run)
     assert faults == []
     # assets 4, sft, completions, rewards, preferences, reference, policy, evaluations 2 · 2, tables 2; cells 3 and 2
-    assert summary == "16 artifacts, 2 tables and figures, 5 cells: all match"
+    assert summary == "17 artifacts, 2 tables and figures, 5 cells: all match"
 
 
 def test_a_run_outside_git_is_told_so(run):
     record = Path("results/embedded/runs") / f"{label(Path(SFT, 'manifest.json'))}.json"
     write_json(record, RECORD | {"commit": None, "dirty": None})
-    assert audit(*run)[1].startswith("16 artifacts (1 made outside Git, of which no commit is known)")
+    assert audit(*run)[1].startswith("17 artifacts (1 made outside Git, of which no commit is known)")
 
 
 def test_a_flipped_byte(run):
@@ -194,8 +198,9 @@ def test_an_edited_setting(run):
 
 def test_an_edited_published_value(run):
     edit("workflow/published/table1.yaml", "mean: 0.5", "mean: 0.6")
-    told = "workflow/published/table1.yaml is not what it was when it went into: paper_tables/embedded/table1; "
-    assert one_fault(run) == told + "run snakemake"
+    told = "workflow/published/table1.yaml is not what it was when it went into: "
+    made = "paper_tables/embedded/table1, paper_tables/embedded/index"
+    assert one_fault(run) == f"{told}{made}; run snakemake"
 
 
 def test_edited_code(run, monkeypatch):
@@ -263,9 +268,10 @@ def test_sources_of_a_claim(run):
 def test_a_table_of_another_target_is_audited_where_it_is(run):
     config, tables = run
     tables["perplexity"]["target"] = "more"
-    assert audit(config, tables)[1].startswith("16 artifacts, 2 tables and figures, 5 cells")
+    make("paper_tables/embedded/index.manifest.json", config, tables)  # the page shows tables of target all
+    assert audit(config, tables)[1].startswith("17 artifacts, 2 tables and figures, 5 cells")
     Path("paper_tables/embedded/perplexity.manifest.json").unlink()
-    assert audit(config, tables)[1].startswith("15 artifacts, 1 tables and figures, 3 cells")
+    assert audit(config, tables)[1].startswith("16 artifacts, 1 tables and figures, 3 cells")
 
 
 def test_explain_a_cell(run):
@@ -355,7 +361,7 @@ def test_crate_has_a_job_an_artifact(crate):
     assert any(o["name"] == "rewards.names" and "sentiment_label" in o["value"] for o in objects)
     memory = entities[job["resourceUsage"]["@id"]]
     assert (memory["value"], memory["unitText"]) == ("300", "MiB")
-    assert sum(e["@type"] == "CreateAction" for e in entities.values()) == 16 + 1
+    assert sum(e["@type"] == "CreateAction" for e in entities.values()) == 17 + 1
 
 
 @pytest.mark.slow
