@@ -51,8 +51,8 @@ TESTED = {
     "equal": "claimed to lie within a margin of a value; p of two one-sided tests, corrected by Holm for all claims",
 }
 """Test of a claim → what was asked."""
-ENVIRONMENT = ("processor", "device", "precision", "threads", "system", "python", "commit", "dirty")
-"""Run facts that the page lists beside the versions of packages."""
+ENVIRONMENT = ("processor", "device", "precision", "threads", "system", "python", "commit")
+"""Run facts that the page lists as they are, beside the versions of packages."""
 
 
 def report(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **inputs: Path) -> None:
@@ -443,7 +443,7 @@ def differences(artifacts: Artifacts, paper: dict) -> list[dict]:
             stage, ours = artifact["stage"].removeprefix("embedded_"), artifact["spec"]
             jobs[stage] += 1
             if theirs.get("source") != ours.get("source"):
-                theirs, ours = {"source": theirs}, {"source": ours}
+                theirs, ours = ({"source": {"source": side["source"]} | side} for side in (theirs, ours))
             for key in sorted({*flat(theirs), *flat(ours)}):
                 values = [written(flat(side).get(key)) for side in (theirs, ours)]
                 if values[0] != values[1]:
@@ -474,10 +474,13 @@ def written(value: object) -> str:
 
 def environment(artifacts: Artifacts) -> list[tuple[str, list[tuple[str, int]]]]:
     """Every fact of the machines and versions of packages, with each value and the jobs that had it."""
-    facts = artifacts.facts()
-    flat_facts = [{k: fact[k] for k in ENVIRONMENT} | fact["versions"] for fact in facts]
-    names = list(dict.fromkeys(name for fact in flat_facts for name in fact))
-    counts = {name: Counter(str(fact.get(name) or "none") for fact in flat_facts) for name in names}
+    changes = {True: "yes", False: "no", None: "unknown"}
+    facts = [
+        {name: fact[name] for name in ENVIRONMENT} | {"uncommitted changes": changes[fact["dirty"]]} | fact["versions"]
+        for fact in artifacts.facts()
+    ]
+    names = list(dict.fromkeys(name for fact in facts for name in fact))
+    counts = {name: Counter(str(fact.get(name, "not recorded")) for fact in facts) for name in names}
     return [(name, sorted(values.items(), key=lambda item: (-item[1], item[0]))) for name, values in counts.items()]
 
 

@@ -260,6 +260,7 @@ def test_page_says_what_the_run_is_from_its_artifacts(page):
     assert "Of the 2 claims of the paper" in text and "1 is not tested" in text and "one size" in text
     assert "paper: 0.610 ± 0.004" in text
     assert "Artifacts made 2026-01-02" in text
+    assert "uncommitted changes no" in text
 
 
 def test_every_cell_leads_down_to_the_reviews(page):
