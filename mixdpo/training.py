@@ -57,11 +57,13 @@ def fit(
     resume: Path,
     learning_rates: Callable[[str], float] | None = None,
     after_step: Callable[[], None] = lambda: None,
+    observe: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> pd.DataFrame:
     """Train `model` in place, one optimiser step a batch, and return its curve, one row per step.
 
-    `loss` maps a batch, indices of rows, to a scalar and to what the curve shows beside it; `after_step` is called
-    when the optimiser has moved. `spec` holds learning_rate, warmup (share of the steps), schedule, weight_decay,
+    `loss` maps a batch, indices of rows, to a scalar and to what the curve shows beside it; a scalar without a graph
+    says that its gradients are already there. `after_step` is called when the optimiser has moved, and `observe` with
+    the row of the curve, again after a kill for steps since the last save. `spec` holds learning_rate, warmup (share of the steps), schedule, weight_decay,
     max_grad_norm and seed; `learning_rates` may give each parameter, by name, its own peak. Parameters that
     require no gradient, or get none, stay as they are. State goes to `resume` as often as SAVING_SHARE allows;
     killed at any moment, the next call continues from there and ends with the same weights. Raises `UserError`
@@ -99,6 +101,7 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         after_step()
         rows.append({"step": step, "loss": value.item(), **shown, "gradient_norm": norm.item(), "rate": factor})
+        observe(rows[-1])
         progress.set_postfix(loss=f"{rows[-1]['loss']:.4f}", refresh=False)
         if time.monotonic() - saved_at > cost / SAVING_SHARE:
             started = time.monotonic()
