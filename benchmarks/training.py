@@ -64,8 +64,8 @@ def random_pairs(size: str, pairs: int, styles: int, folder: Path) -> tuple[pd.D
 def our_step(variant: str, model: Path, triplets: Triplets, batch: int, runtime: Runtime) -> Callable:
     """One step of `training.fit` without its progress bar and resume file."""
     spec = {**DEFAULTS, "seed": 0, "batch_size": batch, **VARIANTS[variant.removesuffix(STATES_EACH_STEP)]}
-    objective = PreferenceObjective(build(spec, model, None, runtime), spec, runtime)
-    objective.prepare(triplets)
+    objective = PreferenceObjective(build(spec, model, runtime), spec, runtime)
+    objective.prepare(triplets, 9)
     if variant.endswith(STATES_EACH_STEP):
         objective.hidden = {}
     parameters = [p for p in objective.parameters() if p.requires_grad]

@@ -78,7 +78,8 @@ def complete(
         if not file.exists():
             seed = spec["seed"] * 1_000_003 + number
             chunk = frame["prompt_ids"].iloc[rows].tolist()
-            drawn = policy.generate(chunk, runtime=runtime, seed=seed, **routing, **how)
+            users = frame["user"].iloc[rows].tolist() if "user" in frame else None
+            drawn = policy.generate(chunk, runtime=runtime, seed=seed, users=users, **routing, **how)
             durable.write(file, lambda path, drawn=drawn: path.write_text(json.dumps(drawn)))
         for row, ids in zip(rows, json.loads(file.read_text()), strict=True):
             completions[row] = ids

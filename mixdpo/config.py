@@ -52,8 +52,9 @@ def _one_line(fault: ValidationError) -> str:
         known = sorted(fault.schema.get("properties", {}))
         unknown = next((k for k in fault.instance if k not in known), None)
         near = difflib.get_close_matches(str(unknown), known, 1)
-        remedy = f"did you mean {near[0]}?" if near else "delete it"
-        return f"{key}: expected the keys {', '.join(known)}; found {unknown}; {remedy}"
+        if near:
+            return f"{key}: expected a known key, found {unknown}; did you mean {near[0]}?"
+        return f"{key}: expected the keys {', '.join(known)}; found {unknown}; delete it"
     expected = {
         "enum": lambda: f"one of {', '.join(map(str, fault.validator_value))}",
         "required": lambda: f"the key {next(k for k in fault.validator_value if k not in fault.instance)}",
@@ -102,7 +103,7 @@ def _check_relations(config: dict) -> None:
             f"assets.base.reviews.positions: expected at least max_tokens, found {size['positions']}; raise it"
         )
     for name in config["policies"]["methods"]:
-        _check_method(f"policies.methods.{name}", method_of(config, name))
+        _check_method(config, name)
     for name, experiment in config["experiments"].items():
         others = experiment.get("other_definitions", {})
         for key, rewards in ("rewards", experiment["rewards"]), ("other_definitions", others.values()):
@@ -129,10 +130,27 @@ def _check_relations(config: dict) -> None:
             raise UserError(f"{key}.local: expected a file, found no {path}; correct the path or the source")
 
 
-def _check_method(key: str, method: dict) -> None:
-    experts, weights = method["shared_heads"] + method["independent_models"], method["initial_weights"]
+def _check_method(config: dict, name: str) -> None:
+    key, method, methods = f"policies.methods.{name}", method_of(config, name), config["policies"]["methods"]
+    copies = sum(method[kind] for kind in ("shared_heads", "independent_models", "adapters"))
+    for other in initial_methods(config, name):
+        if other not in methods or initial_methods(config, other):
+            known = ", ".join(m for m in methods if m != name and not initial_methods(config, m))
+            raise UserError(f"{key}.initial_experts: expected methods that start from copies: {known}; found {other}")
+    for expert in method["initial_experts"]:
+        other, _, k = expert.partition("/")
+        if k and int(k) >= experts_of(config, other):
+            raise UserError(
+                f"{key}.initial_experts: expected an expert of {other} from 0 to {experts_of(config, other) - 1}, found "
+                f"{expert}; correct it"
+            )
+    if method["initial_experts"] and copies:
+        raise UserError(f"{key}: expected initial_experts or copies, found both; set shared_heads and the like to 0")
+    experts, weights = experts_of(config, name), method["initial_weights"]
     if experts < 1:
-        raise UserError(f"{key}: expected shared_heads + independent_models ≥ 1, found 0 experts; raise one of them")
+        raise UserError(
+            f"{key}: expected shared_heads + independent_models + adapters ≥ 1, found 0 experts; raise one of them"
+        )
     if weights is not None and (len(weights) != experts or abs(sum(weights) - 1) > 1e-6):
         raise UserError(
             f"{key}.initial_weights: expected {experts} weights that sum to 1, found {weights} with sum {sum(weights):g}; "
@@ -140,13 +158,22 @@ def _check_method(key: str, method: dict) -> None:
         )
     if weights is not None and method["weights"] == "gate":
         raise UserError(f"{key}.initial_weights: expected none beside weights: gate, found {weights}; set it to null")
-    penalties = method["responsibilities"]
-    alpha = penalties["entropy"] - penalties["confidence"] + penalties["kl_uniform"] + penalties["kl_w"]
-    if alpha <= 0:
-        raise UserError(
-            f"{key}.responsibilities: expected entropy - confidence + kl_uniform + kl_w > 0, found {alpha:g} from "
-            f"{penalties}; lower confidence or raise another"
-        )
+    for where, penalties in [
+        (f"{key}.responsibilities", method["responsibilities"]),
+        *((f"{key}.phases", phase["responsibilities"]) for phase in method["phases"] if "responsibilities" in phase),
+    ]:
+        alpha = penalties["entropy"] - penalties["confidence"] + penalties["kl_uniform"] + penalties["kl_w"]
+        if alpha <= 0:
+            raise UserError(
+                f"{where}: expected entropy - confidence + kl_uniform + kl_w > 0, found {alpha:g} from {penalties}; "
+                "lower confidence or raise another"
+            )
+    if method["weights"] == "global":
+        for option in ("user_gate", "kl_w_global", "gate_perturbation"):
+            if method[option]:
+                raise UserError(f"{key}.{option}: expected it with weights: gate, found weights: global; change one")
+    elif method["user_gate"] and method["pretrained_gate"]:
+        raise UserError(f"{key}.pretrained_gate: expected false beside user_gate, found true; a domain is no user")
     if not method["learn_experts"] and not method["learn_weights"]:
         raise UserError(f"{key}: expected learn_experts or learn_weights, found both false; set one of them to true")
 
@@ -267,7 +294,7 @@ def _check_experts(config: dict, table: dict, experiment: str, method: str, wher
         raise UserError(f"policies.methods: expected {method}, which {where} prints; add it")
     chosen, experts = method_of(config, method), experts_of(config, method)
     domains = config["experiments"][experiment]["domains"]
-    if chosen["weights"] == "gate" and len(domains) != experts:
+    if is_gated(config, method) and len(domains) != experts:
         raise UserError(
             f"policies.methods.{method}: expected as many experts as {experiment} has domains "
             f"({', '.join(domains)}), on which the gate is pretrained, found {experts}; set shared_heads or "
@@ -334,7 +361,21 @@ def method_of(config: dict, method: str) -> dict:
 def experts_of(config: dict, method: str) -> int:
     """K, the number of experts of a method."""
     chosen = method_of(config, method)
-    return chosen["shared_heads"] + chosen["independent_models"]
+    copies = chosen["shared_heads"] + chosen["independent_models"] + chosen["adapters"]
+    given = (expert.partition("/") for expert in chosen["initial_experts"])
+    return copies + sum(1 if k else experts_of(config, other) for other, _, k in given)
+
+
+def initial_methods(config: dict, method: str) -> list[str]:
+    """The methods whose experts a method starts from."""
+    given = method_of(config, method)["initial_experts"]
+    return list(dict.fromkeys(expert.partition("/")[0] for expert in given))
+
+
+def is_gated(config: dict, method: str) -> bool:
+    """Does the method start from a gate pretrained on domains?"""
+    chosen = method_of(config, method)
+    return chosen["weights"] == "gate" and chosen["pretrained_gate"]
 
 
 def policies_of(config: dict, method: str) -> list[str]:

@@ -12,41 +12,53 @@ from mixdpo.language import load_language_model, sequence_log_probs
 from mixdpo.models import Policy, mixture_log_probs
 from mixdpo.reference import log_probs
 from mixdpo.runtime import Runtime
+from mixdpo.users import instruction_prompts
 
 
 @torch.no_grad()
 def evaluations(
-    out: Path, spec: dict, *, runtime: Runtime, resume: Path, policy: Path, reference: Path, reviews: Path
+    out: Path,
+    spec: dict,
+    *,
+    runtime: Runtime,
+    resume: Path,
+    policy: Path,
+    reference: Path,
+    reviews: Path | None = None,
+    feedback: Path | None = None,
 ) -> None:
     """Write `completions.parquet`: the columns of the completions stage, decoding, log_prob and reference_log_prob,
     and `weights.parquet`: w0 to wK−1 of every prompt.
+
+    Prompts are the beginnings of `reviews`, or the instructions of `feedback`, each asked by one user.
 
     Completions come from the policy, so log_prob − reference_log_prob (nats) averages to KL(π ‖ π_ref).
     """
     tokenizer = AutoTokenizer.from_pretrained(policy / "model")
     model, base = Policy.from_pretrained(policy / "model", runtime), load_language_model(reference / "model", runtime)
-    prompts, frames = choose_prompts(reviews, tokenizer, spec), []
-    log_w = model.weights(model.weights.features(prompts["prompt_ids"].tolist()))  # (N, K)
-    weights = dict(zip(map(tuple, prompts["prompt_ids"]), log_w, strict=True))
+    prompts = instruction_prompts(feedback, tokenizer, spec) if feedback else choose_prompts(reviews, tokenizer, spec)
+    log_w = model.log_weights(prompts["prompt_ids"].tolist(), prompts["user"].tolist() if feedback else None)  # (N, K)
+    weights, frames = dict(zip(prompts["prompt_id"], log_w, strict=True)), []
     for decoding, routing in decodings(model).items():
         waiting = resume / decoding
         waiting.mkdir(exist_ok=True)
         frame = complete(model, tokenizer, prompts, spec, runtime, waiting, **routing).assign(decoding=decoding)
         texts = frame["prompt_ids"].tolist(), frame["completion_ids"].tolist()
 
-        def value(batch, prompts, routing=routing) -> Tensor:
+        def value(batch, prompt_ids, routing=routing) -> Tensor:
             if "expert" in routing:
                 return model.token_log_probs(batch, [routing["expert"]]).sum(dim=(1, 2))
             return mixture_log_probs(
-                model.token_log_probs(batch), torch.stack([weights[p] for p in prompts]), **routing
+                model.token_log_probs(batch), torch.stack([weights[i] for i in prompt_ids]), **routing
             )
 
-        frame["log_prob"] = log_probs(value, *texts, runtime)
+        frame["log_prob"] = log_probs(value, *texts, runtime, contexts=frame["prompt_id"].tolist())
         frame["reference_log_prob"] = log_probs(lambda batch, _: sequence_log_probs(base, batch), *texts, runtime)
         frames.append(frame)
     pd.concat(frames, ignore_index=True).to_parquet(out / "completions.parquet", index=False)
     w = pd.DataFrame(log_w.exp().cpu().numpy()).add_prefix("w")
-    prompts[["prompt_id", "domain"]].join(w).to_parquet(out / "weights.parquet", index=False)
+    known = [column for column in ("prompt_id", "domain", "user", "taste") if column in prompts]
+    prompts[known].join(w).to_parquet(out / "weights.parquet", index=False)
 
 
 def decodings(policy: Policy) -> dict[str, dict]:

@@ -5,6 +5,8 @@ Everything stays in log space. Symbols: w mixture weights, r_k expert rewards, q
 log_ratio = log π_k − log π_ref(k).
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -97,6 +99,24 @@ def expert_loss(log_ratio: Tensor, q: Tensor, log_q_r: Tensor, beta: float) -> T
     return -q.detach() * log_bradley_terry(modulated)
 
 
+def relaxed_loss(
+    log_w: Tensor, utility: Tensor, *, logits: str, samples: int, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Monte Carlo relaxation of section E.2: L_MC + KL̂, (B,), and the mean sample z̄, (B, K), in place of q.
+
+    utility ℓ = log σ and log_w are (B, K); gradients flow through both, and through the `samples` draws z from
+    GumbelSoftmax(log α, `temperature`). `logits` says which of the section's two α: `posterior`, α = w σ, or `prior`,
+    α = w. Noise comes from torch's global generator. −L_MC − KL̂ is Theorem 1's bound at the hard z drawn as τ → 0.
+    """
+    log_alpha = (log_w + utility if logits == "posterior" else log_w).expand(samples, *utility.shape)
+    gumbel = -torch.empty_like(log_alpha).exponential_().log()
+    log_z = torch.log_softmax((log_alpha + gumbel) / temperature, dim=-1)
+    z = log_z.exp()
+    # 0 log 0 = 0, with a gradient of 0: a hard sample leaves −∞ where it is not.
+    divergence = (z * (log_z.clamp_min(-1e4) - log_w)).sum(dim=-1)
+    return (divergence - (z * utility).sum(dim=-1)).mean(dim=0), z.detach().mean(dim=0)
+
+
 def gate_loss(log_w: Tensor, q: Tensor) -> Tensor:
     """Cross-entropy −Σ_k q_k log w_k(x; φ), which minimises (12) over the gate; both (B, K); returns (B,)."""
     return -(q.detach() * log_w).sum(dim=-1)
@@ -108,6 +128,11 @@ def mixture_weights(q: Tensor) -> Tensor:
     Held above e⁻³⁰, so that an expert without any responsibility keeps a finite logarithm.
     """
     return q.mean(dim=0).log().clamp_min(-30.0).log_softmax(dim=0)
+
+
+def kl_to_uniform(log_w: Tensor) -> Tensor:
+    """KL(w ‖ uniform) of the gate, which λ_KLw_global weighs (section E.1); log_w (B, K); returns (B,)."""
+    return (log_w.exp() * log_w).sum(dim=-1) + math.log(log_w.shape[-1])
 
 
 def elbo(log_w: Tensor, r: Tensor, q: Tensor) -> Tensor:

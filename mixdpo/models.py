@@ -1,6 +1,7 @@
-"""Policies: K experts on a shared encoder, of their own, or both, mixed by global weights or by a gate.
+"""Policies: K experts on a shared encoder, of their own, or as adapters, mixed by global weights or by a gate.
 
-N = sequences or prompts, K = experts, T = tokens, M = predicted positions of a batch, d = hidden size, V = vocabulary.
+N = sequences or prompts, K = experts, T = tokens, M = predicted positions of a batch, d = hidden size, V = vocabulary,
+U = users.
 """
 
 import copy
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from mixdpo.errors import UserError
 from mixdpo.language import TokenBatch, fuse_gelu, head_log_probs, hidden_states, load_language_model
@@ -29,8 +32,8 @@ class GlobalWeights(nn.Module):
         super().__init__()
         self.log_w = nn.Parameter(torch.tensor(weights or [1 / experts] * experts).log().clamp_min(-30.0))
 
-    def features(self, prompts: Sequence[Sequence[int]], batch_size: int = 64) -> Tensor:
-        """What the weights see of each prompt: nothing, (N, 0)."""
+    def features(self, prompts: Sequence[Sequence[int]], users: Sequence[str] | None = None) -> Tensor:
+        """What the weights see of each prompt and user: nothing, (N, 0)."""
         return torch.zeros(len(prompts), 0, device=self.log_w.device)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -38,25 +41,43 @@ class GlobalWeights(nn.Module):
 
 
 class Gate(nn.Module):
-    """MoE-DPO: w(x) = softmax(Wx + b), x the mean of the frozen reference encoder's states over the prompt."""
+    """MoE-DPO: w(x, u) = softmax(Wx + V_u + b), x the mean of the frozen reference encoder's states over the prompt.
+
+    V_u is a row of weights for each user that the gate knows; without users it is the w(x) of section 4.2.
+    """
 
     kind = "gate"
 
-    def __init__(self, encoder: PreTrainedModel, experts: int):
+    def __init__(self, encoder: PreTrainedModel, experts: int, users: Sequence[str] = ()):
         super().__init__()
         self.encoder = encoder.requires_grad_(False)
-        self.linear = nn.Linear(encoder.config.hidden_size, experts)
+        self.users = {user: i for i, user in enumerate(users)}
+        self.linear = nn.Linear(encoder.config.hidden_size + len(users), experts)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     @torch.no_grad()
-    def features(self, prompts: Sequence[Sequence[int]], batch_size: int = 64) -> Tensor:
-        """Mean final hidden state of each prompt, (N, d); prompts of one length share a batch, so nothing is padded."""
+    def features(self, prompts: Sequence[Sequence[int]], users: Sequence[str] | None = None) -> Tensor:
+        """Mean final hidden state of each prompt, and √d at the place of its user: (N, d + U).
+
+        √d is the length of a normalised state, so that one learning rate suits both. Prompts of one length share a
+        batch, so nothing is padded. Raises `UserError` for a user that the gate was not trained with.
+        """
+        width = self.encoder.config.hidden_size
         features = torch.zeros(len(prompts), self.linear.in_features, device=self.linear.weight.device)
         for rows in rows_by(len(p) for p in prompts):
-            for part in torch.tensor(rows).split(batch_size):
+            for part in torch.tensor(rows).split(64):
                 tokens = torch.tensor(np.stack([prompts[i] for i in part.tolist()]), device=features.device)
-                features[part] = self.encoder(input_ids=tokens).last_hidden_state.float().mean(dim=1)
+                features[part, :width] = self.encoder(input_ids=tokens).last_hidden_state.float().mean(dim=1)
+        if self.users:
+            for row, user in enumerate(users if users is not None else [None] * len(prompts)):
+                if user not in self.users:
+                    known = ", ".join(list(self.users)[:4]) + (", …" if len(self.users) > 4 else "")
+                    raise UserError(
+                        f"user: expected one of the {len(self.users)} users in training ({known}), found {user}; name "
+                        "one of them, or train the gate with preferences of this user"
+                    )
+                features[row, width + self.users[user]] = width**0.5
         return features
 
     def forward(self, features: Tensor) -> Tensor:
@@ -73,10 +94,11 @@ def rows_by(keys) -> list[list[int]]:
 
 
 class Policy(nn.Module):
-    """The mixture policy (1). Experts are numbered heads first, then independent models.
+    """The mixture policy (1). Experts are numbered heads first, then independent models, then adapters.
 
     Case 1 is a shared encoder with K untied output layers (`heads`), Case 2 K independent models, a hybrid
-    (section B.3) has both. One independent model is an ordinary language model, as baseline DPO and the reference.
+    (section B.3) has several kinds. Adapters are low-rank updates (LoRA) of one frozen model, for models too large for
+    K copies. One independent model is an ordinary language model, as baseline DPO and the reference.
     """
 
     def __init__(
@@ -85,46 +107,113 @@ class Policy(nn.Module):
         heads: Sequence[nn.Linear],
         independent: Sequence[PreTrainedModel],
         weights: GlobalWeights | Gate,
+        adapted: PeftModel | None = None,
     ):
         super().__init__()
-        self.encoder, self.weights = encoder, weights
+        self.encoder, self.weights, self.adapted = encoder, weights, adapted
         self.heads, self.independent = nn.ModuleList(heads), nn.ModuleList(independent)
         fuse_gelu(self)
 
     @classmethod
     def from_language_model(
-        cls, model: PreTrainedModel, *, shared_heads: int = 0, independent_models: int = 0, weights=None
+        cls,
+        model: PreTrainedModel,
+        *,
+        shared_heads: int = 0,
+        independent_models: int = 0,
+        adapters: int = 0,
+        rank: int = 8,
+        weights=None,
     ) -> "Policy":
-        """K = shared_heads + independent_models exact copies of `model`; weights 1/K unless given."""
-        experts = shared_heads + independent_models
+        """K = shared_heads + independent_models + adapters exact copies of `model`; weights 1/K unless given."""
+        experts = shared_heads + independent_models + adapters
         if experts < 1:
-            raise UserError("shared_heads + independent_models: expected at least 1 expert, found 0; raise one of them")
+            raise UserError(
+                "shared_heads + independent_models + adapters: expected at least 1 expert, found 0; raise one of them"
+            )
         heads = [_untied_head(model) for _ in range(shared_heads)]
         encoder = copy.deepcopy(model.base_model) if shared_heads else None
         independent = [copy.deepcopy(model) for _ in range(independent_models)]
+        adapted = _adapted(copy.deepcopy(model), adapters, rank) if adapters else None
         weights = GlobalWeights(experts) if weights is None else weights
-        return cls(encoder, heads, independent, weights.to(model.device))
+        return cls(encoder, heads, independent, weights.to(model.device), adapted)
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names of the adapters, one an expert."""
+        return [] if self.adapted is None else list(self.adapted.peft_config)
 
     @property
     def experts(self) -> int:
-        return len(self.heads) + len(self.independent)
+        return len(self.heads) + len(self.independent) + len(self.adapters)
 
     @property
     def config(self):
         """The language model's configuration; every part has the same vocabulary and end-of-text."""
-        return (self.encoder if self.encoder is not None else self.independent[0]).config
+        parts = [self.encoder, *self.independent, self.adapted]
+        return next(part for part in parts if part is not None).config
 
-    def output_layers(self) -> list[nn.Linear]:
-        """The output layer (V, d) of each expert."""
-        return [*self.heads, *(model.get_output_embeddings() for model in self.independent)]
+    def output_layer(self, k: int) -> nn.Linear:
+        """The output layer (V, d) of expert k; adapters share that of their model."""
+        if k < len(self.heads):
+            return self.heads[k]
+        return self.language_model(k).get_output_embeddings()
+
+    def language_model(self, k: int) -> PreTrainedModel:
+        """The model that runs as expert k ≥ number of heads, its adapter switched on if it is one."""
+        i = k - len(self.heads)
+        if i < len(self.independent):
+            return self.independent[i]
+        # Switching stops the gradients of the other adapters, which their own forward passes have asked for.
+        wanted = [(p, p.requires_grad) for p in self.adapter_parameters()]
+        self.adapted.set_adapter(self.adapters[i - len(self.independent)])
+        for parameter, value in wanted:
+            parameter.requires_grad_(value)
+        return self.adapted.get_base_model()
+
+    def adapter_parameters(self) -> list[nn.Parameter]:
+        """The low-rank matrices of all adapters."""
+        named = [] if self.adapted is None else self.adapted.named_parameters()
+        return [parameter for name, parameter in named if ".lora_" in name]
+
+    def expert_parameters(self, encoder: bool = True) -> list[nn.Parameter]:
+        """What learns when the experts do; without the shared encoder where that is frozen."""
+        shared = [] if self.encoder is None or not encoder else self.encoder.parameters()
+        return [*shared, *self.heads.parameters(), *self.independent.parameters(), *self.adapter_parameters()]
+
+    @torch.no_grad()
+    def expert(self, k: int) -> PreTrainedModel:
+        """Expert k as a language model by itself: a copy that any tool for causal language models can use."""
+        if k >= len(self.heads) + len(self.independent):
+            self.language_model(k)
+            return copy.deepcopy(self.adapted).merge_and_unload()
+        if k >= len(self.heads):
+            return copy.deepcopy(self.independent[k - len(self.heads)])
+        config = copy.deepcopy(self.encoder.config)
+        config.tie_word_embeddings = False
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(self.heads[k].weight.device).eval()
+        fuse_gelu(model)
+        model.base_model.load_state_dict(self.encoder.state_dict())
+        model.get_output_embeddings().weight.copy_(self.heads[k].weight)
+        return model
 
     @torch.no_grad()
     def perturb(self, scale: float, seed: int) -> None:
-        """Add noise to every output matrix, `scale` times its root mean square: copies would stay copies for ever."""
+        """Add noise to every output matrix, `scale` times its root mean square: copies would stay copies for ever.
+
+        An adapter gets it in the updates of its matrices instead, of that size against the matrix that it updates.
+        """
         generator = torch.Generator().manual_seed(seed)
-        for layer in self.output_layers():
+        for k in range(len(self.heads) + len(self.independent)):
+            layer = self.output_layer(k)
             noise = torch.randn(layer.weight.shape, generator=generator).to(layer.weight)
-            layer.weight.add_(noise, alpha=scale * layer.weight.square().mean().sqrt().item())
+            layer.weight.add_(noise, alpha=scale * _rms(layer.weight))
+        for name in self.adapters:
+            for layer in (module for module in self.adapted.modules() if name in getattr(module, "lora_A", {})):
+                a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+                a.copy_(torch.randn(a.shape, generator=generator) * a.shape[1] ** -0.5)
+                b.copy_(torch.randn(b.shape, generator=generator))
+                b.mul_(scale * _rms(layer.base_layer.weight) / (_rms(b @ a) * layer.scaling[name]))
 
     def expert_log_probs(
         self, batch: TokenBatch, hidden: Tensor | None = None, experts: Sequence[int] | None = None
@@ -134,13 +223,15 @@ class Policy(nn.Module):
         `hidden` (M, d) stands in for that pass when the encoder is frozen and its states are known. Only `experts` are
         run, all K unless given.
         """
-        targets, layers, columns = batch.tokens[:, 1:][batch.mask], self.output_layers(), []
+        targets, columns = batch.tokens[:, 1:][batch.mask], []
         for k in range(self.experts) if experts is None else experts:
             if k >= len(self.heads):
-                states = hidden_states(self.independent[k - len(self.heads)].base_model, batch)
+                model = self.language_model(k)
+                states, layer = hidden_states(model.base_model, batch), model.get_output_embeddings()
             else:
                 states = hidden = hidden_states(self.encoder, batch) if hidden is None else hidden
-            columns.append(head_log_probs(states, layers[k], targets))
+                layer = self.heads[k]
+            columns.append(head_log_probs(states, layer, targets))
         return torch.stack(columns, dim=-1)
 
     def log_probs(self, batch: TokenBatch, hidden: Tensor | None = None) -> Tensor:
@@ -162,12 +253,15 @@ class Policy(nn.Module):
         *,
         runtime: Runtime,
         seed: int,
+        users: Sequence[str] | None = None,
         expert: int | None = None,
         mixture: str = "token",
         top_s: int | None = None,
         **how,
     ) -> list[list[int]]:
-        """One completion, as token ids, for each prompt of token ids. `how` goes to `sampling.sample`.
+        """One completion, as token ids, for each prompt of token ids, and its user if the gate knows users.
+
+        `how` goes to `sampling.sample`.
 
         expert=k: from π_k. mixture="sequence": draws k from w(x), then a completion from π_k, which is exactly (1).
         mixture="token": draws every token from Σ_k w_k(x) π_k(y_t | x, y_<t). top_s keeps the S experts of the
@@ -175,7 +269,7 @@ class Policy(nn.Module):
         The draws depend on `seed` and the prompts of this call, nothing else.
         """
         generator = torch.Generator(runtime.device).manual_seed(seed)
-        log_w = self.routing(prompts, generator, expert, mixture, top_s)
+        log_w = self.routing(prompts, generator, expert, mixture, top_s, users)
         completions: list = [None] * len(prompts)
         active = log_w.isfinite().tolist()
         for rows in rows_by((len(prompt), flags) for prompt, flags in zip(prompts, map(tuple, active), strict=True)):
@@ -195,6 +289,7 @@ class Policy(nn.Module):
         expert: int | None = None,
         mixture: str = "token",
         top_s: int | None = None,
+        users: Sequence[str] | None = None,
     ) -> Tensor:
         """log weights (N, K) of the experts that decode each prompt, −∞ for those that do not take part."""
         if expert is not None and not 0 <= expert < self.experts:
@@ -203,7 +298,7 @@ class Policy(nn.Module):
             raise UserError(f"top_s: expected 1 to {self.experts}, found {top_s}; choose one of those")
         if mixture not in ("token", "sequence"):
             raise UserError(f"mixture: expected token or sequence, found {mixture}; choose one of those")
-        log_w = self.weights(self.weights.features(prompts))
+        log_w = self.log_weights(prompts, users) if expert is None else self.uniform(len(prompts))
         if top_s is not None:
             kept = log_w.topk(top_s)
             log_w = torch.full_like(log_w, -torch.inf).scatter(1, kept.indices, kept.values).log_softmax(dim=-1)
@@ -214,16 +309,35 @@ class Policy(nn.Module):
             log_w = torch.full_like(log_w, -torch.inf).scatter(1, chosen[:, None], 0.0)
         return log_w
 
+    def log_weights(self, prompts: Sequence[Sequence[int]], users: Sequence[str] | None = None) -> Tensor:
+        """log w_k(x, u): (N, K)."""
+        return self.weights(self.weights.features(prompts, users))
+
+    def uniform(self, n: int) -> Tensor:
+        """log 1/K for n prompts: (n, K)."""
+        device = next(self.parameters()).device
+        return torch.zeros(n, self.experts, device=device).log_softmax(dim=-1)
+
     def save_pretrained(self, folder: Path) -> None:
         """Write `policy.json`, the models in the library's own format, and `mixture.safetensors` (heads and weights)."""
         folder.mkdir(parents=True, exist_ok=True)
-        shape = {"shared_heads": len(self.heads), "independent_models": len(self.independent)}
-        (folder / "policy.json").write_text(json.dumps(shape | {"weights": self.weights.kind}, indent=2))
+        shape = {
+            "shared_heads": len(self.heads),
+            "independent_models": len(self.independent),
+            "adapters": self.adapters,
+        }
+        shape |= {"weights": self.weights.kind, "users": list(getattr(self.weights, "users", []))}
+        (folder / "policy.json").write_text(json.dumps(shape, indent=2))
         tensors = {f"heads.{k}": head.weight for k, head in enumerate(self.heads)}
         if self.encoder is not None:
             self.encoder.save_pretrained(folder / "encoder")
         for i, model in enumerate(self.independent):
             model.save_pretrained(folder / f"independent{i}")
+        if self.adapted is not None:
+            state = self.adapted.get_base_model().state_dict()
+            plain = {n.replace(".base_layer", ""): t.clone() for n, t in state.items() if ".lora_" not in n}
+            self.adapted.get_base_model().save_pretrained(folder / "adapted", state_dict=plain)
+            self.adapted.save_pretrained(folder / "adapters")
         if isinstance(self.weights, Gate):
             self.weights.encoder.save_pretrained(folder / "gate_encoder")
             tensors |= {"gate.weight": self.weights.linear.weight, "gate.bias": self.weights.linear.bias}
@@ -242,13 +356,15 @@ class Policy(nn.Module):
         shape, tensors = json.loads((folder / "policy.json").read_text()), load_file(folder / "mixture.safetensors")
         parts = [f"independent{i}" for i in range(shape["independent_models"])]
         parts += ["encoder"] * bool(shape["shared_heads"]) + ["gate_encoder"] * (shape["weights"] == "gate")
+        parts += ["adapted"] * bool(shape["adapters"]) + [f"adapters/{name}" for name in shape["adapters"]]
         for part in parts:
             if not (folder / part).is_dir():
                 raise UserError(
                     f"{folder}/{part}: expected a model, as policy.json says, found none; load a whole policy"
                 )
         options = {"dtype": torch.float32, "attn_implementation": runtime.attention}
-        experts, heads, encoder = shape["shared_heads"] + shape["independent_models"], [], None
+        experts = shape["shared_heads"] + shape["independent_models"] + len(shape["adapters"])
+        heads, encoder, adapted = [], None, None
         if shape["shared_heads"]:
             encoder = AutoModel.from_pretrained(folder / "encoder", **options)
             for k in range(shape["shared_heads"]):
@@ -258,12 +374,18 @@ class Policy(nn.Module):
             AutoModelForCausalLM.from_pretrained(folder / f"independent{i}", **options)
             for i in range(shape["independent_models"])
         ]
+        for name in shape["adapters"]:
+            if adapted is None:
+                model = AutoModelForCausalLM.from_pretrained(folder / "adapted", **options)
+                adapted = PeftModel.from_pretrained(model, folder / "adapters" / name, adapter_name=name)
+            else:
+                adapted.load_adapter(folder / "adapters" / name, adapter_name=name)
         if shape["weights"] == "gate":
-            weights = Gate(AutoModel.from_pretrained(folder / "gate_encoder", **options), experts)
+            weights = Gate(AutoModel.from_pretrained(folder / "gate_encoder", **options), experts, shape["users"])
             _filled(weights.linear, tensors, {"weight": "gate.weight", "bias": "gate.bias"}, folder)
         else:
             weights = _filled(GlobalWeights(experts), tensors, {"log_w": "log_w"}, folder)
-        return cls(encoder, heads, independent, weights).to(runtime.device).eval()
+        return cls(encoder, heads, independent, weights, adapted).to(runtime.device).eval()
 
 
 def mixture_log_probs(token_log_probs: Tensor, log_w: Tensor, mixture: str) -> Tensor:
@@ -286,6 +408,20 @@ def _untied_head(model: PreTrainedModel) -> nn.Linear:
     return head
 
 
+def _adapted(model: PreTrainedModel, adapters: int, rank: int) -> PeftModel:
+    """`model` with low-rank updates of every linear layer but the last, none of which does anything yet."""
+    transposed = any(isinstance(module, Conv1D) for module in model.modules())  # GPT-2's linear layers
+    how = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", fan_in_fan_out=transposed)
+    adapted = get_peft_model(model, how, adapter_name="expert0")
+    for i in range(1, adapters):
+        adapted.add_adapter(f"expert{i}", how)
+    return adapted
+
+
+def _rms(weight: Tensor) -> float:
+    return weight.square().mean().sqrt().item()
+
+
 def _filled(module: nn.Module, tensors: dict[str, Tensor], names: dict[str, str], folder: Path) -> nn.Module:
     """Copy the named tensors into the parameters of `module`."""
     for parameter, name in names.items():
@@ -305,25 +441,26 @@ class Decoder:
 
     def __init__(self, policy: Policy, experts: Sequence[int], log_w: Tensor, runtime: Runtime):
         """`log_w` (N, S) are the log weights of the S `experts`, one row a prompt."""
-        self.policy, self.log_w, self.runtime = policy, log_w, runtime
-        shared = len(policy.heads)
-        self.heads = [policy.heads[k] for k in experts if k < shared]
-        self.independent = [policy.independent[k - shared] for k in experts if k >= shared]
-        self.caches: dict[int, DynamicCache] = {}
+        self.policy, self.log_w, self.experts, self.runtime = policy, log_w, experts, runtime
+        self.caches: dict[int | None, DynamicCache] = {}
 
-    def last_hidden(self, encoder: PreTrainedModel, tokens: Tensor) -> Tensor:
-        cache = self.caches.setdefault(id(encoder), DynamicCache(config=encoder.config))
+    def last_hidden(self, encoder: PreTrainedModel, tokens: Tensor, expert: int | None = None) -> Tensor:
+        """State at the last token, (N, d); `expert` names the cache, None that of all heads."""
+        cache = self.caches.setdefault(expert, DynamicCache(config=encoder.config))
         return encoder(input_ids=tokens, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Tokens not yet seen (N, T) → log Σ_k w_k π_k(· | x, y_<t), (N, V), fp32."""
+        policy, logits, shared = self.policy, [], None
         with self.runtime.autocast():
-            logits = []
-            if self.heads:
-                hidden = self.last_hidden(self.policy.encoder, tokens)
-                logits += [head(hidden).float() for head in self.heads]
-            for model in self.independent:
-                logits.append(model.get_output_embeddings()(self.last_hidden(model.base_model, tokens)).float())
+            for k in self.experts:
+                if k < len(policy.heads):
+                    shared = self.last_hidden(policy.encoder, tokens) if shared is None else shared
+                    logits.append(policy.heads[k](shared).float())
+                else:
+                    model = policy.language_model(k)
+                    hidden = self.last_hidden(model.base_model, tokens, k)
+                    logits.append(model.get_output_embeddings()(hidden).float())
         if len(logits) == 1:
             return logits[0]
         mixed = torch.zeros_like(logits[0])

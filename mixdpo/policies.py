@@ -1,6 +1,7 @@
 """Preference optimisation: Algorithm 1 for any number of experts. Baseline DPO is the case of one."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
+from mixdpo.card import model_card
 from mixdpo.errors import UserError
 from mixdpo.language import TokenBatch, hidden_states, load_language_model
 from mixdpo.losses import (
     elbo,
     expert_loss,
     gate_loss,
+    kl_to_uniform,
     log_bradley_terry,
     log_mbt_likelihood,
     mixture_weights,
+    relaxed_loss,
     responsibilities,
     reward_update,
 )
@@ -38,25 +42,34 @@ def policies(
     preferences: Path,
     reference: Path,
     gate: Path | None = None,
+    observe: Callable[[dict[str, float]], None] = lambda row: None,
+    **trained: Path,
 ) -> None:
     """Write `model/`, `curve.csv` (one row a step), `validation.json` (before and after) and `responsibilities.parquet`.
 
-    `responsibilities.parquet` has one row per validation triplet after training: style, domain, q0 to qK−1.
+    `responsibilities.parquet` has one row per validation triplet after training: its style, domain and user, q0 to
+    qK−1, and margin0 to marginK−1, β (log_ratio⁺ − log_ratio⁻) of each expert. `trained` are the policies that
+    `spec["initial_experts"]` names; `observe` is told every row of the curve.
     """
-    train = Triplets(preferences / "train.parquet", reference / "train.parquet")
-    validation = Triplets(preferences / "validation.parquet", reference / "validation.parquet")
-    objective = PreferenceObjective(build(spec, policy / "model", gate, runtime), spec, runtime)
-    objective.prepare(train)
+    train = Triplets(preferences / "train.parquet", reference / "train.parquet", spec["styles"])
+    validation = Triplets(preferences / "validation.parquet", reference / "validation.parquet", spec["styles"])
+    experts = [expert for name in spec["initial_experts"] for expert in trained_experts(trained, name, runtime)]
+    users = sorted({user for _, user in train.contexts}) if spec["user_gate"] else []
+    built = build(spec, policy / "model", runtime, gate=gate, experts=experts, users=users)
+    objective = PreferenceObjective(built, spec, runtime)
+    batches = [train.rows(groups) for groups in training_batches(train.group_lengths, spec)]
+    objective.prepare(train, len(batches))
     before, _ = objective.evaluate(validation)
     curve = fit(
         objective,
-        [train.rows(groups) for groups in training_batches(train.group_lengths, spec)],
+        batches,
         lambda rows: objective.loss(train, rows),
         spec=spec,
         runtime=runtime,
         resume=resume,
         learning_rates=lambda name: spec["gate_learning_rate" if ".weights." in name else "learning_rate"],
         after_step=objective.after_step,
+        observe=observe,
     )
     after, q = objective.evaluate(validation)
     curve.to_csv(out / "curve.csv", index=False)
@@ -65,35 +78,63 @@ def policies(
     (out / "validation.json").write_text(json.dumps(result, indent=2))
     objective.policy.save_pretrained(out / "model")
     AutoTokenizer.from_pretrained(policy / "model").save_pretrained(out / "model")
+    (out / "model" / "README.md").write_text(model_card(spec, objective.policy.experts, train.labels, result))
 
 
-def build(spec: dict, model: Path, gate: Path | None, runtime: Runtime) -> Policy:
-    """The policy of `spec` with every expert a perturbed copy of `model`, and what is frozen frozen.
+def trained_experts(trained: dict[str, Path], name: str, runtime: Runtime) -> list[nn.Module]:
+    """The language models that `METHOD` or `METHOD/K` names: all experts of a trained policy, or one."""
+    method, _, k = name.partition("/")
+    policy = Policy.from_pretrained(trained[method] / "model", runtime)
+    if k and int(k) >= policy.experts:
+        raise UserError(
+            f"initial_experts: expected an expert of {method} from 0 to {policy.experts - 1}, found {name}; correct it"
+        )
+    return [policy.expert(i) for i in ([int(k)] if k else range(policy.experts))]
 
-    One expert starts as the exact copy: there is no tie to break. `gate` is the folder of a pretrained gate.
+
+def build(
+    spec: dict,
+    model: Path,
+    runtime: Runtime,
+    *,
+    gate: Path | None = None,
+    experts: Sequence[nn.Module] = (),
+    users: Sequence[str] = (),
+) -> Policy:
+    """The policy of `spec`, what is frozen frozen: of trained `experts`, or of perturbed copies of `model`.
+
+    One copy starts exact: there is no tie to break. `gate` is the folder of a gate pretrained on domains; without it a
+    gate starts at 1/K, for `users` if there are any, off by noise of `gate_perturbation` in its logits of each user.
     """
-    experts = spec["shared_heads"] + spec["independent_models"]
     language_model = load_language_model(model, runtime)
+    copies = {name: spec[name] for name in ("shared_heads", "independent_models", "adapters")}
+    count = len(experts) or sum(copies.values())
     if spec["weights"] == "gate":
-        weights = pretrained_gate(gate, language_model, experts)
+        weights = (
+            pretrained_gate(gate, language_model, count) if gate else Gate(language_model.base_model, count, users)
+        )
+        if users:
+            noise = torch.randn(count, len(users), generator=torch.Generator().manual_seed(spec["seed"]))
+            width = language_model.config.hidden_size
+            weights.linear.weight.data[:, width:] = noise * spec["gate_perturbation"] / width**0.5
         weights.linear.requires_grad_(spec["learn_weights"])
     else:
-        if spec["initial_weights"] is not None and len(spec["initial_weights"]) != experts:
+        if spec["initial_weights"] is not None and len(spec["initial_weights"]) != count:
             raise UserError(
-                f"initial_weights: expected {experts}, one an expert, found {spec['initial_weights']}; mend it"
+                f"initial_weights: expected {count}, one an expert, found {spec['initial_weights']}; mend it"
             )
-        weights = GlobalWeights(experts, spec["initial_weights"])
-    policy = Policy.from_language_model(
-        language_model,
-        shared_heads=spec["shared_heads"],
-        independent_models=spec["independent_models"],
-        weights=weights,
-    )
-    if experts > 1:
-        policy.perturb(spec["perturbation"], spec["seed"])
-    for part in (policy.encoder, policy.heads, policy.independent):
-        if part is not None:
-            part.requires_grad_(spec["learn_experts"] and not (part is policy.encoder and spec["encoder"] == "frozen"))
+        weights = GlobalWeights(count, spec["initial_weights"])
+    if experts:
+        policy = Policy(None, [], experts, weights.to(language_model.device))
+    else:
+        policy = Policy.from_language_model(language_model, **copies, rank=spec["adapter_rank"], weights=weights)
+        if count > 1:
+            policy.perturb(spec["perturbation"], spec["seed"])
+    learned = policy.expert_parameters(encoder=spec["encoder"] == "trained") if spec["learn_experts"] else []
+    for parameter in policy.expert_parameters():
+        parameter.requires_grad_(False)
+    for parameter in learned:
+        parameter.requires_grad_(True)
     return policy.eval()
 
 
@@ -114,8 +155,16 @@ def pretrained_gate(folder: Path, language_model: nn.Module, experts: int) -> Ga
 class Triplets:
     """N preference triplets as token ids. A text that several triplets share is kept, and computed, once."""
 
-    def __init__(self, preferences: Path, reference: Path):
-        frame = pd.read_parquet(preferences)
+    def __init__(self, preferences: Path, reference: Path, styles: Sequence[str] | None = None):
+        """`styles` are those to keep, all unless given."""
+        frame, known = pd.read_parquet(preferences), pd.read_parquet(reference)
+        if styles is not None:
+            kept = frame["style"].isin(styles).to_numpy()
+            frame, known = frame[kept].reset_index(drop=True), known[kept]
+        if frame.empty:
+            raise UserError(
+                f"{preferences}: expected preferences of {styles or 'any style'}, found none; correct styles"
+            )
         number: dict[tuple, int] = {}
         prompts = [tuple(ids) for ids in frame["prompt_ids"]]
         self.chosen, self.rejected = (
@@ -125,15 +174,16 @@ class Triplets:
             for column in ("chosen_ids", "rejected_ids")
         )
         self.texts = list(number)  # (prompt, completion)
-        self.prompts = sorted(set(prompts))
-        place = {prompt: i for i, prompt in enumerate(self.prompts)}
-        self.prompt = np.array([place[p] for p in prompts])  # (N,) row of self.prompts
-        self.reference = pd.read_parquet(reference)[["chosen", "rejected"]].to_numpy(np.float32)  # (N, 2)
-        self.labels = frame[[c for c in ("style", "domain") if c in frame]]
+        contexts = list(zip(prompts, frame["user"] if "user" in frame else [""] * len(frame), strict=True))
+        self.contexts = sorted(set(contexts))  # (prompt, user), all that the weights see
+        place = {context: i for i, context in enumerate(self.contexts)}
+        self.context = np.array([place[c] for c in contexts])  # (N,) row of self.contexts
+        self.reference = known[["chosen", "rejected"]].to_numpy(np.float32)  # (N, 2)
+        self.labels = frame[[c for c in ("style", "domain", "user") if c in frame]]
         pairs = np.sort(np.stack([self.chosen, self.rejected], axis=1), axis=1)
-        _, group = np.unique(pairs, axis=0, return_inverse=True)
-        order = np.argsort(group, kind="stable")
-        self.groups = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)  # triplets of one pair
+        _, self.pair = np.unique(pairs, axis=0, return_inverse=True)  # (N,) number of the pair
+        order = np.argsort(self.pair, kind="stable")
+        self.groups = np.split(order, np.flatnonzero(np.diff(self.pair[order])) + 1)  # triplets of one pair
         self.group_lengths = [
             max(self.length(self.chosen[g[0]]), self.length(self.rejected[g[0]])) for g in self.groups
         ]
@@ -167,16 +217,27 @@ class PreferenceObjective(nn.Module):
         self.policy, self.spec, self.runtime = policy, spec, runtime
         self.hidden: dict[int, Tensor] = {}  # text → states of a frozen encoder
         self.q: Tensor | None = None  # of the last minibatch
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
-    def prepare(self, triplets: Triplets) -> None:
-        """Before training: what the weights see of each prompt, room for rewards, and a frozen encoder's states."""
+    def prepare(self, triplets: Triplets, steps: int) -> None:
+        """Before `steps` of training: what the weights see, room for rewards, and a frozen encoder's states."""
         experts, device = self.policy.experts, self.runtime.device
-        self.features = self.policy.weights.features(triplets.prompts)
+        self.steps, self.features = steps, self.context_features(triplets)
         if self.spec["reward_update"] == "partition":
             self.register_buffer("rewards", torch.full((len(triplets.chosen), experts, 2), torch.nan, device=device))
         frozen = self.spec["encoder"] == "frozen" or not self.spec["learn_experts"]
-        if frozen and self.policy.heads and not self.policy.independent:
+        if frozen and experts == len(self.policy.heads):
             self.hidden = self.states(triplets)
+
+    def context_features(self, triplets: Triplets) -> Tensor:
+        """What the weights see of each context."""
+        prompts, users = zip(*triplets.contexts, strict=True)
+        return self.policy.weights.features(prompts, users)
+
+    def settings(self) -> dict:
+        """The method's keys at this step: the phase of appendix E.1 that it lies in changes some."""
+        share = self.step.item() / self.steps
+        return self.spec | next((phase for phase in self.spec["phases"] if share < phase["until"]), {})
 
     @torch.no_grad()
     def states(self, triplets: Triplets) -> dict[int, Tensor]:
@@ -198,46 +259,79 @@ class PreferenceObjective(nn.Module):
         return log_probs[torch.from_numpy(where.reshape(2, -1)).to(log_probs.device)].permute(1, 2, 0)
 
     def loss(self, triplets: Triplets, rows: np.ndarray) -> tuple[Tensor, dict[str, float]]:
-        """The scalar to minimise and the curve's figures: `figures`, and the weights and responsibilities."""
-        log_probs = self.log_probs(triplets, rows, self.hidden)
-        log_w = self.policy.weights(self.features[triplets.prompt[rows]])  # (B, K)
-        previous = self.rewards[rows] if self.spec["reward_update"] == "partition" else None
-        value, q, r, shown = self.em_step(log_probs, triplets.reference[rows], log_w, previous)
-        if previous is not None:
-            self.rewards[rows] = r
-        self.q = q
-        if log_w.requires_grad:
-            value = value + gate_loss(log_w, q).mean()
+        """The scalar to minimise and the curve's figures: those of `em_step`, the weights and responsibilities.
+
+        With `accumulate` parts, each goes through the policy by itself: its gradients wait, its activations do not.
+        """
+        pairs = triplets.pair[rows]
+        parts = np.array_split(pd.unique(pairs), min(self.spec["accumulate"], len(np.unique(pairs))))
+        parts = [rows[np.isin(pairs, part)] for part in parts]
+        done = [self.part_loss(triplets, part, len(part) / len(rows)) for part in parts]
+        values, q, log_w, shown = zip(*done, strict=True)
+        self.q, log_w, rows = torch.cat(q), torch.cat(log_w), np.concatenate(parts)
+        shown = {name: sum(part[name] for part in shown) for name in shown[0]}
+        labels = triplets.labels.iloc[rows]
         for k in range(self.policy.experts):
             shown[f"w{k}"] = log_w[:, k].exp().mean().item()
-            for column in triplets.labels:
-                labels = triplets.labels[column].to_numpy()[rows]
-                shown |= {f"q{k} {label}": q[labels == label, k].mean().item() for label in np.unique(labels)}
-        return value, shown
+            for column in labels.columns.drop("user", errors="ignore"):
+                values_of = labels[column].to_numpy()
+                shown |= {f"q{k} {v}": self.q[values_of == v, k].mean().item() for v in np.unique(values_of)}
+        return sum(values), shown
+
+    def part_loss(
+        self, triplets: Triplets, rows: np.ndarray, share: float
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
+        """`share` of the minibatch: its part of the loss, q and log w (B, K), and its part of the figures.
+
+        Unless it is the whole, its gradients are computed here, and the loss comes without a graph.
+        """
+        log_probs = self.log_probs(triplets, rows, self.hidden)
+        log_w = self.policy.weights(self.features[triplets.context[rows]])  # (B, K)
+        previous = self.rewards[rows] if self.spec["reward_update"] == "partition" else None
+        value, q, r, shown = self.em_step(log_probs, triplets.reference[rows], log_w, previous, self.settings())
+        if previous is not None:
+            self.rewards[rows] = r
+        value = value * share
+        if share < 1 and value.requires_grad:
+            with torch.autocast(self.runtime.device, enabled=False):
+                value.backward()
+            value = value.detach()
+        return value, q, log_w.detach(), {name: figure * share for name, figure in shown.items()}
 
     def em_step(
-        self, log_probs: Tensor, reference: np.ndarray, log_w: Tensor, previous: Tensor | None
+        self, log_probs: Tensor, reference: np.ndarray, log_w: Tensor, previous: Tensor | None, settings: dict
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
-        """E-step and expert losses: the loss, q (B, K), r (B, K, 2) and figures.
+        """E-step and the losses of experts and gate, or their relaxation: the loss, q (B, K), r (B, K, 2) and figures.
 
         accuracy: share of triplets with P(y⁺ ≻ y⁻) > 1/2 under (5), whose mean negative logarithm is nll. elbo: mean
         of Theorem 1's bound at q, −nll at its posterior and less at Lemma 6's. margin and kl are means over experts of
         β (log_ratio⁺ − log_ratio⁻) and of −log_ratio: both completions were sampled from the reference, so kl estimates
         KL(π_ref ‖ π_k) over untied pairs, in nats.
         """
-        beta = self.spec["beta"]
+        beta, relaxation = settings["beta"], settings["relaxation"]
         reference = torch.from_numpy(reference).to(log_probs.device)[:, None]  # (B, 1, 2)
         log_ratio = log_probs - reference
         with torch.no_grad():
             prior, ratio = log_w.detach(), log_ratio.detach()
             if previous is not None:
                 previous = torch.where(previous.isnan(), beta * ratio, previous)
-            r, log_q_r = reward_update(self.spec["reward_update"], ratio, reference, prior, beta, previous)
-            q = responsibilities(prior, log_bradley_terry(r), **self.spec["responsibilities"])
+            r, log_q_r = reward_update(settings["reward_update"], ratio, reference, prior, beta, previous)
+            q = responsibilities(prior, log_bradley_terry(r), **settings["responsibilities"])
             log_likelihood = log_mbt_likelihood(prior, r)
-        loss = expert_loss(log_ratio, q, log_q_r, beta).sum(dim=1).mean()
+        if relaxation["logits"] == "none":
+            loss = expert_loss(log_ratio, q, log_q_r, beta).sum(dim=1)
+            if log_w.requires_grad:
+                loss = loss + gate_loss(log_w, q)
+        else:
+            start, end = relaxation["temperature"]
+            temperature = start * (end / start) ** (self.step.item() / self.steps)
+            utility = log_bradley_terry(beta * log_ratio + log_q_r)
+            how = {"logits": relaxation["logits"], "samples": relaxation["samples"], "temperature": temperature}
+            loss, q = relaxed_loss(log_w, utility, **how)
+        if log_w.requires_grad and settings["kl_w_global"]:
+            loss = loss + settings["kl_w_global"] * kl_to_uniform(log_w)
         return (
-            loss,
+            loss.mean(),
             q,
             r,
             {
@@ -251,23 +345,30 @@ class PreferenceObjective(nn.Module):
 
     def after_step(self) -> None:
         """The weights' M-step in closed form; a gate has moved with the optimiser."""
+        self.step += 1
         if isinstance(self.policy.weights, GlobalWeights) and self.spec["learn_weights"]:
             with torch.no_grad():
                 self.policy.weights.log_w.copy_(mixture_weights(self.q))
 
     @torch.no_grad()
     def evaluate(self, triplets: Triplets) -> tuple[dict[str, float], pd.DataFrame]:
-        """The curve's figures as means over all triplets, and their labels with the responsibilities q0 to qK−1."""
-        features, q, shown = self.policy.weights.features(triplets.prompts), [], []
+        """The curve's figures as means over all triplets, and their labels with q0 to qK−1 and margin0 to marginK−1.
+
+        By the E-step and losses of Algorithm 1 with the method's own keys, whatever its phases or relaxation.
+        """
+        features, columns, shown = self.context_features(triplets), [], []
+        settings = self.spec | {"relaxation": {"logits": "none"}}
         batches = triplets.batches(self.spec["batch_size"])
         for rows in batches:
             with self.runtime.autocast():
                 log_probs = self.log_probs(triplets, rows, {})
-            log_w = self.policy.weights(features[triplets.prompt[rows]])
-            loss, part, _, figures = self.em_step(log_probs, triplets.reference[rows], log_w, None)
-            q.append(part.cpu().numpy())
+            log_w = self.policy.weights(features[triplets.context[rows]])
+            loss, q, _, figures = self.em_step(log_probs, triplets.reference[rows], log_w, None, settings)
+            ratio = log_probs - torch.from_numpy(triplets.reference[rows]).to(log_probs.device)[:, None]
+            columns.append(torch.cat([q, settings["beta"] * (ratio[..., 0] - ratio[..., 1])], dim=1).cpu().numpy())
             shown.append({"loss": loss.item(), **figures})
         weights = [len(rows) for rows in batches]
         means = {name: float(np.average([row[name] for row in shown], weights=weights)) for name in shown[0]}
-        q = pd.DataFrame(np.concatenate(q), index=np.concatenate(batches)).add_prefix("q").sort_index()
-        return means, triplets.labels.join(q)
+        names = [f"{name}{k}" for name in ("q", "margin") for k in range(self.policy.experts)]
+        table = pd.DataFrame(np.concatenate(columns), index=np.concatenate(batches), columns=names).sort_index()
+        return means, triplets.labels.join(table)

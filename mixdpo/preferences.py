@@ -72,13 +72,22 @@ def preferences(out: Path, spec: dict, *, runtime: Runtime, resume: Path, comple
     scores = pd.read_parquet(rewards / "scores.parquet")
     frame = pd.read_parquet(completions / "completions.parquet")
     comparisons = compare(frame.merge(scores, on=["prompt_id", "sample"], validate="1:1"), spec["styles"])
+    write_preferences(out, comparisons, spec, rewards)
+    style_agreement(comparisons).to_csv(out / "agreement.csv", index=False)
+
+
+def write_preferences(out: Path, comparisons: pd.DataFrame, spec: dict, source: Path) -> None:
+    """Write the untied comparisons as `train.parquet` and `validation.parquet`, and `counts.csv` by style.
+
+    `validation_share` of the prompts, drawn by `seed`, go to validation.
+    """
     triplets = comparisons[~comparisons["tie"]].drop(columns=["pair", "swapped", "tie"])
-    ids = np.random.default_rng(spec["seed"]).permutation(frame["prompt_id"].unique())
+    ids = np.random.default_rng(spec["seed"]).permutation(comparisons["prompt_id"].unique())
     validation = triplets["prompt_id"].isin(ids[: max(1, round(spec["validation_share"] * len(ids)))])
     if validation.all() or not validation.any():
         raise UserError(
-            f"{rewards}: expected preferences for training and for validation, found {(~validation).sum()} and "
-            f"{validation.sum()} beside {len(comparisons) - len(triplets)} ties; raise completions.prompts"
+            f"{source}: expected preferences for training and for validation, found {(~validation).sum()} and "
+            f"{validation.sum()} beside {len(comparisons) - len(triplets)} ties; give it more prompts"
         )
     for name, part in ("train", triplets[~validation]), ("validation", triplets[validation]):
         part.reset_index(drop=True).to_parquet(out / f"{name}.parquet", index=False)
@@ -86,4 +95,3 @@ def preferences(out: Path, spec: dict, *, runtime: Runtime, resume: Path, comple
     counts["train"] = triplets[~validation].groupby("style").size()
     counts["validation"] = triplets[validation].groupby("style").size()
     counts.fillna(0).astype(int).reset_index().to_csv(out / "counts.csv", index=False)
-    style_agreement(comparisons).to_csv(out / "agreement.csv", index=False)

@@ -19,22 +19,23 @@ def log_probs(
     prompts: Sequence,
     completions: Sequence,
     runtime: Runtime,
+    contexts: Sequence = (),
     batch_size: int = 64,
 ) -> np.ndarray:
-    """log π(y | x) of every (prompt, completion) pair of token ids: (N,) float64; equal pairs are computed once.
+    """log π(y | x) of every (prompt, completion) pair of token ids: (N,) float64; equal ones are computed once.
 
-    `value` maps a batch and its prompts to log π(y | x), (N,).
+    `value` maps a batch and the rows' `contexts`, which say what log π(y | x) depends on beside the texts, to (N,).
     """
-    pairs = [(tuple(p), tuple(c)) for p, c in zip(prompts, completions, strict=True)]
-    unique = sorted(set(pairs), key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
+    contexts = contexts if len(contexts) else [0] * len(prompts)
+    rows = [(tuple(p), tuple(c), x) for p, c, x in zip(prompts, completions, contexts, strict=True)]
+    unique = sorted(set(rows), key=lambda row: (len(row[0]) + len(row[1]), row))
     values = {}
     for i in tqdm(range(0, len(unique), batch_size), mininterval=2, unit="batch"):
         part = unique[i : i + batch_size]
-        prompts = [p for p, _ in part]
-        batch = TokenBatch.of(prompts, [c for _, c in part], runtime.device)
+        batch = TokenBatch.of([p for p, _, _ in part], [c for _, c, _ in part], runtime.device)
         with runtime.autocast():
-            values |= zip(part, value(batch, prompts).tolist(), strict=True)
-    return np.array([values[pair] for pair in pairs])
+            values |= zip(part, value(batch, [x for _, _, x in part]).tolist(), strict=True)
+    return np.array([values[row] for row in rows])
 
 
 def reference(out: Path, spec: dict, *, runtime: Runtime, resume: Path, policy: Path, preferences: Path) -> None:

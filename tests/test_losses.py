@@ -451,7 +451,7 @@ def test_parity_with_trl(model_folder, method, tmp_path):
     triplets = Triplets(tmp_path / "triplets.parquet", tmp_path / "reference.parquet")
     trained = Policy.from_language_model(policy, independent_models=1)
     objective = PreferenceObjective(trained, method | {"independent_models": 1}, runtime)
-    objective.prepare(triplets)
+    objective.prepare(triplets, 9)
     ours, _ = objective.loss(triplets, np.arange(half))
     ours.backward()
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)

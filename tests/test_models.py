@@ -46,6 +46,10 @@ def gate(model: GPT2LMHeadModel, experts: int = 3) -> Gate:
     return gate
 
 
+def layers(policy: Policy) -> list:
+    return [policy.output_layer(k) for k in range(policy.experts)]
+
+
 def sequences(length: int = 3) -> list[list[int]]:
     """Every completion of at most `length` tokens of {0, 1, 2, 3} that stops after 0."""
     whole = itertools.product(range(4), repeat=length)
@@ -227,9 +231,9 @@ def test_perturbation_is_seeded_and_of_the_given_size(kind):
         policy = Policy.from_language_model(
             language_model(32, 300), shared_heads=KINDS[kind][0], independent_models=KINDS[kind][1]
         )
-        before = torch.stack([layer.weight.detach().clone() for layer in policy.output_layers()])
+        before = torch.stack([layer.weight.detach().clone() for layer in layers(policy)])
         policy.perturb(scale, seed)
-        noise = torch.stack([layer.weight.detach() for layer in policy.output_layers()]) - before
+        noise = torch.stack([layer.weight.detach() for layer in layers(policy)]) - before
         return noise / before.square().mean().sqrt()
 
     first = noise(0.1, 0)

@@ -73,5 +73,5 @@ def test_nothing_but_ties_is_one_line(tmp_path, runtime, monkeypatch):
     completions, scores = frames()
     scores["flat"] = 0.0
     monkeypatch.setattr(f"{__name__}.frames", lambda: (completions, scores))
-    with pytest.raises(UserError, match=r"found 0 and 0 beside 40 ties; raise completions.prompts"):
+    with pytest.raises(UserError, match=r"found 0 and 0 beside 40 ties; give it more prompts"):
         write(tmp_path, ["flat"], runtime)

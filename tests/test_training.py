@@ -43,8 +43,8 @@ def test_learning_rate(schedule, last):
 
 def train(folder, model_folder, triplets, runtime, spec, stop_at=None):
     """The state and curve of a policy trained on the triplets, as the policies stage trains it; `stop_at` kills it."""
-    objective = PreferenceObjective(build(spec, model_folder, None, runtime), spec, runtime)
-    objective.prepare(triplets)
+    objective = PreferenceObjective(build(spec, model_folder, runtime), spec, runtime)
+    objective.prepare(triplets, 9)
     steps = iter(range(1000))
 
     def loss(rows):

@@ -1,0 +1,24 @@
+"""The one form of rated responses, whatever their source: a parquet file with a row a response."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from mixdpo.errors import UserError
+
+ASPECTS = ["helpfulness", "honesty", "truthfulness", "instruction_following"]
+"""Each is a user type: it prefers, of two responses, the one rated higher on its aspect."""
+DOMAIN = "instruction"
+"""The domain of its texts, beside those of reviews."""
+COLUMNS = ["prompt_id", "instruction", "response", "model", *ASPECTS, "split"]
+"""prompt_id numbers the instructions; ratings are float64 in [1, 5]; split is train or test, the same for an instruction."""
+
+
+def read_feedback(folder: Path, split: str) -> pd.DataFrame:
+    """Rows of `folder/feedback.parquet` of one split; `UserError` if there are none."""
+    frame = pd.read_parquet(folder / "feedback.parquet")
+    rows = frame[frame["split"] == split].reset_index(drop=True)
+    if rows.empty:
+        have = ", ".join(f"{n} of {s}" for s, n in frame["split"].value_counts().items())
+        raise UserError(f"{folder}: expected {split} responses, found only {have}; correct assets.feedback")
+    return rows
