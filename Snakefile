@@ -29,6 +29,12 @@ rule all:
         targets(config, TABLES),
 
 
+# The method's variants of appendices B.3, E and G: 13 trainings more than `all`.
+rule ablations:
+    input:
+        targets(config, TABLES, "ablations"),
+
+
 # The claims under other rewards, decodings and β: four trainings more than `all`.
 rule sensitivity:
     input:

@@ -1,14 +1,17 @@
-"""The command line: jobs of the workflow (`python -m mixdpo STAGE …`), `explain` and `audit`."""
+"""The command line: jobs of the workflow (`python -m mixdpo STAGE …`), `train`, `generate`, `explain` and `audit`."""
 
 import argparse
 import errno
 import importlib
+import inspect
 import json
 import shutil
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+
+import yaml
 
 from mixdpo.artifact import label, publish, write_json
 from mixdpo.config import check_tables, configuration, published, validate
@@ -46,9 +49,83 @@ def person_parser() -> argparse.ArgumentParser:
     audit.set_defaults(function=audit_run)
     for command in explain, audit:
         command.add_argument("--configfile", default="", help="the run's overlay, if not in config/")
+    add_own(commands)
     for stage in STAGES:
         commands.add_parser(stage, help=f"a job of the workflow: python -m mixdpo {stage} --help", add_help=False)
     return parser
+
+
+def add_own(commands: argparse._SubParsersAction) -> None:
+    """`train` and `generate`; what a call leaves out is as in `mixdpo.own`."""
+    how = {"argument_default": argparse.SUPPRESS}
+    train = commands.add_parser("train", help="a policy from preferences of your own", **how)
+    train.add_argument("--preferences", required=True, help="parquet, jsonl or csv: prompt, chosen, rejected, …")
+    train.add_argument("--model", required=True, help="folder of a causal language model, or NAME@COMMIT of the hub")
+    train.add_argument("--out", required=True, help="folder to write; the same call continues what was killed")
+    train.add_argument("--method", help="dpo, mix (global weights) or moe (a gate over prompt and user, the default)")
+    train.add_argument("--experts", type=int, help="K, default 4")
+    train.add_argument("--architecture", help="heads on one encoder (default), models, or adapters (LoRA) of one model")
+    train.add_argument("--validation-share", type=float, help="of the prompts, default 0.1")
+    train.add_argument("--tensorboard", metavar="DIR", help="write the curve there while training")
+    for key, kind in {"epochs": int, "batch_size": int, "learning_rate": float, "beta": float}.items():
+        train.add_argument(f"--{key.replace('_', '-')}", type=kind, help="of the method")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any key of policies.defaults in config.yaml"
+    )
+    train.set_defaults(function=train_own)
+    generate = commands.add_parser("generate", help="text from a policy", **how)
+    generate.add_argument("--policy", required=True, help="the --out of train, or a policy's folder")
+    generate.add_argument("--prompt", required=True)
+    routing = generate.add_mutually_exclusive_group()
+    routing.add_argument("--expert", type=int, metavar="K", help="of this expert alone")
+    routing.add_argument(
+        "--mixture", choices=("token", "sequence"), help="an expert drawn each token (default), or once"
+    )
+    generate.add_argument("--top-s", type=int, metavar="S", help="of the S experts with the largest weights")
+    generate.add_argument("--user", help="for whom, if the preferences had users")
+    generate.add_argument("--n", type=int, help="texts, default 1")
+    generate.add_argument("--max-new-tokens", type=int, help="default 48")
+    generate.add_argument("--temperature", type=float, help="default 1")
+    generate.set_defaults(function=generate_own)
+    for command in train, generate:
+        command.add_argument("--seed", type=int, help="default 0")
+        command.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default auto")
+        command.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="default auto")
+        command.add_argument("--threads", type=int, help="default: one a core; their number changes the last bits")
+
+
+def train_own(arguments: argparse.Namespace) -> None:
+    from mixdpo.own import train
+
+    options = {k: value for k, value in vars(arguments).items() if k not in ("function", "set")}
+    keys = dict(key_and_value(pair) for pair in arguments.set)
+    for key in keys.keys() & inspect.signature(train).parameters.keys():
+        raise UserError(f"--set: expected a key of policies.defaults, found {key}; type --{key.replace('_', '-')}")
+    train(**options | keys)
+
+
+def key_and_value(pair: str) -> tuple[str, object]:
+    """KEY=VALUE, the value in YAML; 1e-4, text to YAML, is the number that it looks like."""
+    key, sign, text = pair.partition("=")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        sign = ""
+    if not sign:
+        raise UserError(
+            f"--set: expected KEY=VALUE with a value in YAML, found {pair}; type one, as in --set beta=0.05"
+        )
+    try:
+        return key, float(value) if isinstance(value, str) else value
+    except ValueError:
+        return key, value
+
+
+def generate_own(arguments: argparse.Namespace) -> None:
+    from mixdpo.own import generate
+
+    texts = generate(**{k: value for k, value in vars(arguments).items() if k != "function"})
+    print("\n\n".join(texts))
 
 
 def explain_cell(arguments: argparse.Namespace) -> None:
@@ -77,7 +154,8 @@ def audit_run(arguments: argparse.Namespace) -> None:
 
 def run_named(run: str, overlay: str) -> tuple[dict, dict[str, dict]]:
     """The configuration of a run and the tables that it prints, both checked."""
-    config, tables = configuration(run, overlay), published(PUBLISHED)
+    config = configuration(run, overlay)
+    tables = published(PUBLISHED, config)
     validate(config)
     check_tables(config, tables)
     return config, tables
@@ -94,7 +172,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except Exception as error:
-        if arguments.function is not run or not disk_is_full(error):
+        if not hasattr(arguments, "out") or not disk_is_full(error):
             raise
         sys.exit(f"error: {arguments.out}: no space left on the disk; free some and type the same command again")
 

@@ -11,6 +11,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.naive_bayes import MultinomialNB
 from sklearn.neighbors import KNeighborsClassifier
 
+from mixdpo.extensions import win_rate_above_half
 from mixdpo.scores import (
     head_differences,
     head_order,
@@ -162,6 +163,8 @@ def judged(table: dict, rows: list[dict], artifacts: dict[str, Path]) -> pd.Data
     """Effect, p, correction and verdict of the claims in `rows`, with what is shown of them."""
     lines = []
     for row in rows:
+        if row["test"] != "none" and row["experiment"] not in table["experiments"]:
+            row = row | {"test": "none", "reason": f"{row['experiment']} is no part of this run"}
         line = {key: row[key] for key in ("claim", "text", "where", "test")} | {"experiment": row.get("experiment", "")}
         value, se, deviations = published_effect(table, row)
         line |= {"published": value, "shown_published": show_claim(row, value, se, deviations)}
@@ -435,5 +438,6 @@ MEASURES: dict[str, Callable] = {
     "heads_told_by_parameters": heads_told_by_parameters,
     "gate_accuracy": gate_accuracy,
     "pretrained_gate_accuracy": pretrained_gate_accuracy,
+    "win_rate": win_rate_above_half,
 }
 """What a claim is about → its measure; `config.MEASURES` says which keys of the row each needs."""

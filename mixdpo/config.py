@@ -10,6 +10,8 @@ from jsonschema import Draft202012Validator, ValidationError
 from mixdpo.errors import UserError
 from mixdpo.published import resolved
 
+FIGURES = ("specialisation", "words", "tasks", "confusion", "user_map")
+"""Kinds that are drawn; the others are tables."""
 SCHEMA = Path(__file__).parent.parent / "workflow/schemas/config.schema.yaml"
 
 
@@ -55,6 +57,7 @@ def _one_line(fault: ValidationError) -> str:
         if near:
             return f"{key}: expected a known key, found {unknown}; did you mean {near[0]}?"
         return f"{key}: expected the keys {', '.join(known)}; found {unknown}; delete it"
+    options = fault.validator_value
     expected = {
         "enum": lambda: f"one of {', '.join(map(str, fault.validator_value))}",
         "required": lambda: f"the key {next(k for k in fault.validator_value if k not in fault.instance)}",
@@ -67,7 +70,7 @@ def _one_line(fault: ValidationError) -> str:
         "maxItems": lambda: f"at most {fault.validator_value} entries",
         "pattern": lambda: f"text that matches {fault.validator_value}",
         "uniqueItems": lambda: "entries that differ from each other",
-        "oneOf": lambda: "either split, or test_share with seed",
+        "oneOf": lambda: "either " + ", or ".join(" with ".join(o["required"]) for o in options if "required" in o),
     }.get(fault.validator, lambda: f"{fault.validator} {fault.validator_value}")()
     found = sorted(fault.instance) if isinstance(fault.instance, dict) else fault.instance
     return f"{key}: expected {expected}, found {found!r}; correct it in the configuration"
@@ -104,7 +107,10 @@ def _check_relations(config: dict) -> None:
         )
     for name in config["policies"]["methods"]:
         _check_method(config, name)
-    for name, experiment in config["experiments"].items():
+    for name, experiment in present(config).items():
+        if "users" in experiment:
+            _check_users(config, name)
+            continue
         others = experiment.get("other_definitions", {})
         for key, rewards in ("rewards", experiment["rewards"]), ("other_definitions", others.values()):
             for reward in rewards:
@@ -128,6 +134,51 @@ def _check_relations(config: dict) -> None:
     for key, path in [(f"assets.{asset}", p) for asset in assets for p in asset_files(config, asset).values()]:
         if not Path(path).is_file():
             raise UserError(f"{key}.local: expected a file, found no {path}; correct the path or the source")
+
+
+def _check_users(config: dict, name: str) -> None:
+    """What users ask and answer must fit into the base model, and opponents and overrides be known."""
+    experiment, key = config["experiments"][name], f"experiments.{name}"
+    for section in ("sft", "evaluations"):
+        for option in experiment.get(section, {}):
+            if option not in config[section]:
+                raise UserError(
+                    f"{key}.{section}: expected some of {', '.join(config[section])}, found {option}; correct it"
+                )
+    if experiment["domains"] != ["instruction"]:
+        raise UserError(
+            f"{key}.domains: expected [instruction] beside users, found {experiment['domains']}; correct it"
+        )
+    users, base = experiment["users"], config["assets"]["base"]
+    longest = max(users["max_tokens"], {**config["evaluations"], **experiment.get("evaluations", {})}["max_new_tokens"])
+    needed, positions = users["max_prompt_tokens"] + longest, base["reviews"]["positions"]
+    if "base" not in experiment and base["source"] == "reviews" and needed > positions:
+        raise UserError(
+            f"{key}.users: expected max_prompt_tokens and the longest response within the {positions} positions of "
+            f"assets.base.reviews, found {needed}; lower them"
+        )
+    judge = config["judge"]
+    for opponent in judge["opponents"].values():
+        if opponent != "reference" and opponent not in config["policies"]["methods"]:
+            raise UserError(f"judge.opponents: expected reference or a method, found {opponent}; add it or correct it")
+    embedded = judge["kind"] == "rating" and judge["rating"]["scorer"] == "embedded"
+    if embedded and config["assets"]["feedback"]["source"] != "embedded":
+        raise UserError(
+            "judge.rating.scorer: expected model, since the texts of assets.feedback have no known ratings, found "
+            "embedded; name a reward model, or set judge.kind to llm"
+        )
+    if judge["kind"] == "rating" and judge["rating"]["scorer"] == "model" and not judge["rating"]["path"]:
+        raise UserError("judge.rating.path: expected the folder of a reward model, found none; name it")
+
+
+def present(config: dict) -> dict[str, dict]:
+    """The experiments that are not left out."""
+    return {name: experiment for name, experiment in config["experiments"].items() if experiment is not None}
+
+
+def has_users(config: dict, experiment: str) -> bool:
+    """Do the experiment's preferences come from users, and not from rewards?"""
+    return "users" in config["experiments"][experiment]
 
 
 def _check_method(config: dict, name: str) -> None:
@@ -187,8 +238,16 @@ def asset_files(config: dict, asset: str) -> dict[str, str]:
         raise UserError(f"assets.{asset}.local.path: expected a folder, found none; name one or change the source")
     if asset == "reviews":
         return {f"file{i}": entry["path"] for i, entry in enumerate(section["local"]["files"])}
+    if asset == "feedback":
+        return {"file": section["local"]["path"]}
     known_by = "meta.json" if asset == "pipeline" else "config.json"
     return {"model": f"{section['local']['path']}/{known_by}"}
+
+
+def own_base_files(config: dict, experiment: str) -> dict[str, str]:
+    """Local files that an experiment's own base model is made from."""
+    base = config["experiments"][experiment].get("base", {})
+    return {"model": f"{base['local']['path']}/config.json"} if base.get("source") == "local" else {}
 
 
 def check_tables(config: dict, tables: dict[str, dict]) -> None:
@@ -196,11 +255,11 @@ def check_tables(config: dict, tables: dict[str, dict]) -> None:
     for name, table in tables.items():
         where = f"workflow/published/{name}.yaml"
         for experiment in experiments_of(table):
-            if experiment not in config["experiments"]:
-                found = ", ".join(config["experiments"])
+            if experiment not in present(config):
+                found = ", ".join(present(config))
                 raise UserError(f"experiments: expected {experiment}, which {where} prints, found {found}; add it")
             printed = [table["reward"]] if "reward" in table else table.get("columns", table.get("rewards", []))
-            lacking = [r for r in printed if r not in config["experiments"][experiment]["rewards"]]
+            lacking = [r for r in printed if r not in config["experiments"][experiment].get("rewards", printed)]
             if lacking:
                 raise UserError(
                     f"experiments.{experiment}.rewards: expected {lacking[0]}, which {where} prints; add it"
@@ -208,7 +267,8 @@ def check_tables(config: dict, tables: dict[str, dict]) -> None:
         _check_domains(config, table, where)
         for row in table.get("rows", []):
             if "claim" in row:
-                _check_claim(config, row, where)
+                if row.get("experiment") not in left_out(config):
+                    _check_claim(config, row, where)
             else:
                 _check_row(config, row["name"], row["policy"], row.get("decoding", "token"), where)
         for experiment in experiments_of(table):
@@ -251,6 +311,7 @@ MEASURES = {
     "heads_told_by_parameters": ("policy", "rows_per_head", "neighbours"),
     "gate_accuracy": ("policy", "domains"),
     "pretrained_gate_accuracy": ("policy", "domains", "split"),
+    "win_rate": ("policy", "decoding", "opponent"),
 }
 """What a claim can be about → the keys that its row needs. The functions are in `mixdpo/claims.py`."""
 TESTS = {"greater": (), "less": (), "equal": ("target", "margin"), "none": ()}
@@ -271,7 +332,7 @@ def _check_claim(config: dict, row: dict, where: str) -> None:
     if "baseline" in row:
         _check_row(config, name, row["baseline"], row.get("baseline_decoding", "token"), where, ("best", "rest"))
     experiment = config["experiments"][row["experiment"]]
-    scored = [*experiment["rewards"], *experiment.get("other_definitions", {}).values()]
+    scored = [*experiment.get("rewards", []), *experiment.get("other_definitions", {}).values()]
     rewards = row.get("reward", [])
     for reward in rewards if isinstance(rewards, list) else [rewards]:
         if reward not in scored:
@@ -321,10 +382,13 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
     chosen = config["experiments"].get(experiment, {})
     match stage:
         case "reviews" | "embedded_reviews" | "base" | "classifier" | "pipeline" | "embedded_pipeline":
-            section = config["assets"][stage.removeprefix("embedded_")]
+            section = chosen.get("base") or config["assets"][stage.removeprefix("embedded_")]
             return {"source": section["source"], **section[section["source"]]}
+        case "feedback" | "embedded_feedback":
+            section = config["assets"]["feedback"]
+            return {"source": section["source"], "template": section["template"], **section[section["source"]]}
         case "sft":
-            return config["sft"] | {"domains": chosen["domains"]}
+            return config["sft"] | chosen.get("sft", {}) | {"domains": chosen["domains"]}
         case "completions":
             return config["completions"] | {"domains": chosen["domains"], "split": "train"}
         case "rewards":
@@ -332,10 +396,13 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
         case "evaluation_rewards":
             return {"names": [*chosen["rewards"], *chosen.get("other_definitions", {}).values()]}
         case "validity":
-            domains = sorted({d for e in config["experiments"].values() for d in e["domains"]})
+            domains = sorted({d for e in present(config).values() if "rewards" in e for d in e["domains"]})
             return config["rewards"]["validity"] | {"domains": domains}
         case "preferences":
             return config["preferences"] | {"styles": chosen["rewards"]}
+        case "user_preferences":
+            share = config["preferences"]["validation_share"]
+            return chosen["users"] | {"template": config["assets"]["feedback"]["template"], "validation_share": share}
         case "reference":
             return {}
         case "policies":
@@ -343,6 +410,13 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
             return method_of(config, method) | {"seed": int(seed)}
         case "gates":
             return config["policies"]["gate"] | {"domains": chosen["domains"]}
+        case "evaluations" if "users" in chosen:
+            asked = {name: chosen["users"][name] for name in ("tastes", "per_taste", "max_prompt_tokens")}
+            asked |= {"template": config["assets"]["feedback"]["template"], "per_prompt": 1}
+            return config["evaluations"] | chosen.get("evaluations", {}) | asked
+        case "verdicts":
+            kind = config["judge"]["kind"]
+            return {"judge": {"kind": kind, kind: config["judge"][kind]}}
         case "evaluations":
             prompts = {"prompt_tokens": config["completions"]["prompt_tokens"], "per_prompt": 1, "split": "test"}
             return config["evaluations"] | prompts | {"domains": chosen["domains"]}
@@ -390,10 +464,23 @@ def reward_names() -> list[str]:
     return [f.name for f in functions if any(getattr(d, "id", "") == "reward" for d in f.decorator_list)]
 
 
-def published(folder: Path) -> dict[str, dict]:
-    """The paper as data: the tables of `folder` by name."""
+def published(folder: Path, config: dict) -> dict[str, dict]:
+    """The paper as data: the tables of `folder` by name, without those of experiments that the run leaves out."""
     tables = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yaml"))}
-    return {name: resolved(table, tables) for name, table in tables.items()}
+    tables, absent = {name: resolved(table, tables) for name, table in tables.items()}, left_out(config)
+    for table in tables.values():
+        if "experiments" in table:
+            table["experiments"] = [experiment for experiment in table["experiments"] if experiment not in absent]
+    return {name: table for name, table in tables.items() if table.get("experiment") not in absent}
+
+
+def left_out(config: dict) -> set[str]:
+    """Experiments that the configuration sets to null."""
+    return set(config["experiments"]) - set(present(config))
+
+
+def is_figure(table: dict) -> bool:
+    return table["kind"] in FIGURES
 
 
 def experiments_of(table: dict) -> list[str]:

@@ -20,6 +20,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import PathPatch
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import Affine2D
+from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 from wordcloud import WordCloud
@@ -34,6 +35,8 @@ HEAD_MARKERS = ("o", "^", "s", "D")
 HEAD_HATCHES = ("", "////", "....", "xxxx")
 LABEL_LINES = (("#E69F00", "-"), ("#000000", "--"), ("#CC79A7", "-."), ("#56B4E9", ":"))
 """Colour and line style of the styles or domains, in the order of the yaml."""
+TASTE_MARKERS = ("v", "P", "X", "p")
+"""Of the users' tastes, in the order of the yaml and the colours of LABEL_LINES; none is a head's."""
 GREY = "#808080"
 WIDTH = 7.0
 """Inches: the text width of a two-column page."""
@@ -420,5 +423,54 @@ def draw_matrix(axis: Axes, values: np.ndarray, notes: list[list[str]], domains:
     axis.spines[:].set_visible(True)
 
 
-KINDS = {"specialisation": specialisation, "words": words, "tasks": tasks, "confusion": confusion}
+def user_rewards(responsibilities: pd.DataFrame) -> pd.DataFrame:
+    """One row a user: user, style (the taste), triplets (how many), margin0 to marginK−1, means over the triplets."""
+    margins = responsibilities.filter(regex="^margin[0-9]+$")
+    users = responsibilities[["user", "style"]].join(margins).groupby(["user", "style"])
+    return pd.concat([users.size().rename("triplets"), users.mean()], axis=1).reset_index()
+
+
+def principal_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first two of (N, K): places (N, 2) and the shares of variance that they explain, (2,)."""
+    pca = PCA(n_components=2, svd_solver="full")
+    with threadpool_limits(1):  # the threads change the last bits
+        return pca.fit_transform(vectors), pca.explained_variance_ratio_
+
+
+def user_map(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFrame]:
+    """A panel per method, of its first seed: users by their mean reward differences under the K experts, by PCA.
+
+    A reward difference is β (log_ratio⁺ − log_ratio⁻) of an expert on a validation triplet of the user.
+    """
+    figure, lines = Figure(figsize=(WIDTH, 2.5)), []
+    axes = figure.subplots(1, len(table["rows"]), squeeze=False)[0]
+    for panel, (row, axis) in enumerate(zip(table["rows"], axes)):
+        folder = next(iter(folders(artifacts, "policies", row["policy"]).values()))
+        users = user_rewards(pd.read_parquet(folder / "responsibilities.parquet"))
+        places, explained = principal_components(users.filter(regex="^margin").to_numpy())
+        users["x"], users["y"] = places.T
+        for taste, (colour, _), marker in zip(table["tastes"], LABEL_LINES, TASTE_MARKERS):
+            own, label = users[users["style"] == taste], taste.replace("_", " ").capitalize()
+            look = {"s": 26, "color": colour, "marker": marker, "linewidths": 0.4, "edgecolors": "white"}
+            axis.scatter(own["x"], own["y"], label=label, **look)
+        shares = 100 * explained
+        axis.set(xlabel=f"PC 1 ({shares[0]:.0f} % of variance)", ylabel=f"PC 2 ({shares[1]:.0f} %)")
+        axis.set_aspect("equal", adjustable="datalim")
+        axis.locator_params(nbins=5)
+        axis.set_title(f"{letter(panel)} {row['name']}")
+        users["explained_x"], users["explained_y"] = explained
+        lines.append(users.assign(panel="abcdefgh"[panel], method=row["policy"]))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, handletextpad=0.2)
+    numbers = pd.concat(lines, ignore_index=True).rename(columns={"style": "series"})
+    first = ["panel", "series", "x", "y", "method", "user", "triplets", "explained_x", "explained_y"]
+    return figure, numbers[[*first, *numbers.columns.difference(first)]]
+
+
+KINDS = {
+    "specialisation": specialisation,
+    "words": words,
+    "tasks": tasks,
+    "confusion": confusion,
+    "user_map": user_map,
+}
 """Kind of figure → function of its published form and the artifacts: (figure, one row a number that is drawn)."""

@@ -3,10 +3,22 @@
 The rules of the workflow say how an artifact is made. What the audit and the rules must both know stands here.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from mixdpo.artifact import label
-from mixdpo.config import asset_stage, experiments_of, method_of, methods_of, policies_of, spec
+from mixdpo.config import (
+    asset_stage,
+    experiments_of,
+    has_users,
+    initial_methods,
+    is_figure,
+    is_gated,
+    methods_of,
+    policies_of,
+    present,
+    spec,
+)
 from mixdpo.published import sources_of
 
 PUBLISHED = Path("workflow/published")  # relative, as manifests record it
@@ -31,9 +43,14 @@ NEEDS = {  # kind of table or figure → stages of its policies, stages of its e
     "tasks": (("completions", "policies"), ()),
     "confusion": (("completions",), ()),
     "comparisons": (SAMPLES, ()),
-    "claims": (SAMPLES, ("sft", "gates")),
+    "claims": ((*SAMPLES, "verdicts"), ("sft", "gates")),
     "sensitivity": (SAMPLES, ("sft", "gates")),
     "compute": ((), ()),
+    "win_rates": (("verdicts",), ()),
+    "length_bias": (("verdicts",), ()),
+    "users": (("completions", "policies"), ("preferences",)),
+    "user_map": (("policies",), ()),
+    "ablations": (SAMPLES, ()),
 }
 
 
@@ -44,6 +61,25 @@ def results(config: dict) -> str:
 def printed(config: dict, table: str) -> str:
     """The manifest of a table or figure."""
     return f"paper_tables/{config['run']}/{table}.manifest.json"
+
+
+def policy_inputs(config: dict, experiment: str, policy: str, stages: Iterable[str]) -> dict[str, str]:
+    """The manifests of a policy that `stages` name, those it has: `stage:experiment/policy` → path."""
+    run = results(config)
+    evaluation = f"{run}/evaluations/{experiment}/{policy}"
+    paths = {"completions": f"{evaluation}/completions/manifest.json"}
+    if not has_users(config, experiment):
+        paths["rewards"] = f"{evaluation}/rewards/manifest.json"
+    elif policy.split("/")[0] not in config["judge"]["opponents"].values():
+        paths["verdicts"] = f"{evaluation}/verdicts/manifest.json"
+    if policy != "reference":
+        paths["policies"] = f"{run}/policies/{experiment}/{policy}/manifest.json"
+    return {f"{stage}:{experiment}/{policy}": paths[stage] for stage in stages if stage in paths}
+
+
+def policies_behind(config: dict, table: dict, experiment: str) -> list[str]:
+    """The policies of every method of an experiment that a table compares."""
+    return [policy for method in methods_of(table, experiment) for policy in policies_of(config, method)]
 
 
 def table_inputs(config: dict, tables: dict[str, dict], name: str) -> dict[str, str]:
@@ -66,23 +102,20 @@ def table_inputs(config: dict, tables: dict[str, dict], name: str) -> dict[str, 
         inputs |= {path.removeprefix(f"{run}/").removesuffix("/manifest.json"): path for path in manifests}
     for experiment in experiments_of(table):
         methods = [method for method in methods_of(table, experiment) if method != "reference"]
-        gated = any(method_of(config, method)["weights"] == "gate" for method in methods)
+        gated = any(is_gated(config, method) for method in methods)
         stages = [stage for stage in of_experiments if stage != "gates" or gated]
         inputs |= {f"{stage}:{experiment}": f"{run}/{stage}/{experiment}/manifest.json" for stage in stages}
-        for policy in (p for method in methods_of(table, experiment) for p in policies_of(config, method)):
-            evaluation = f"{run}/evaluations/{experiment}/{policy}"
-            paths = {stage: f"{evaluation}/{stage}/manifest.json" for stage in ("completions", "rewards")}
-            if policy != "reference":
-                paths["policies"] = f"{run}/policies/{experiment}/{policy}/manifest.json"
-            inputs |= {f"{stage}:{experiment}/{policy}": paths[stage] for stage in of_policies if stage in paths}
+        for policy in policies_behind(config, table, experiment):
+            inputs |= policy_inputs(config, experiment, policy, of_policies)
     return inputs
 
 
 def records(config: dict, tables: dict[str, dict], name: str) -> dict[str, str]:
-    """The run records that a table of kind `compute` reads where they are, named after its inputs."""
-    if tables[name]["kind"] != "compute":
+    """The run records that a table of times reads where they are, named after its inputs."""
+    if tables[name]["kind"] not in ("compute", "ablations"):
         return {}
-    manifests = {n: path for n, path in table_inputs(config, tables, name).items() if n != "published"}
+    inputs = table_inputs(config, tables, name).items()
+    manifests = {n: path for n, path in inputs if path.startswith(results(config))}
     return {f"record:{n}": f"{results(config)}/runs/{label(Path(path))}.json" for n, path in manifests.items()}
 
 
@@ -97,12 +130,8 @@ def report_inputs(config: dict, tables: dict[str, dict]) -> dict[str, str]:
         inputs |= {f"published:{name}": str(PUBLISHED / f"{name}.yaml"), f"table:{name}": printed(config, name)}
         for experiment in experiments_of(table):
             inputs[f"preferences:{experiment}"] = f"{run}/preferences/{experiment}/manifest.json"
-            for policy in (p for method in methods_of(table, experiment) for p in policies_of(config, method)):
-                evaluation = f"{run}/evaluations/{experiment}/{policy}"
-                for stage in ("completions", "rewards"):
-                    inputs[f"{stage}:{experiment}/{policy}"] = f"{evaluation}/{stage}/manifest.json"
-                if policy != "reference":
-                    inputs[f"policies:{experiment}/{policy}"] = f"{run}/policies/{experiment}/{policy}/manifest.json"
+            for policy in policies_behind(config, table, experiment):
+                inputs |= policy_inputs(config, experiment, policy, SAMPLES)
     return inputs
 
 
@@ -112,15 +141,22 @@ def targets(config: dict, tables: dict[str, dict], target: str = "all") -> list[
     What is in Git does not stand in for a missing result, so the artifacts are targets too.
     """
     wanted = {name: table for name, table in tables.items() if table.get("target", "all") == target}
-    run, artifacts = results(config), {f"{results(config)}/assets/{asset}/manifest.json" for asset in config["assets"]}
+    run, rated = results(config), any(has_users(config, experiment) for experiment in present(config))
+    artifacts = {f"{run}/assets/{asset}/manifest.json" for asset in config["assets"] if rated or asset != "feedback"}
     for name, table in wanted.items():
         artifacts |= {path for path in table_inputs(config, tables, name).values() if path.startswith(run)}
         for experiment in experiments_of(table):
             for method in methods_of(table, experiment):
-                stages = ["sft", "completions", "rewards", "preferences", "reference"]
-                if method != "reference":
-                    stages += ["gates"] * (method_of(config, method)["weights"] == "gate")
-                    stages += [f"policies/{experiment}/{policy}" for policy in policies_of(config, method)]
+                stages = ["sft", "preferences", "reference"]
+                stages += [] if has_users(config, experiment) else ["completions", "rewards"]
+                stages += ["bases"] * ("base" in config["experiments"][experiment])
+                others = config["judge"]["opponents"].values() if has_users(config, experiment) else []
+                evaluated = [policy for other in others for policy in policies_of(config, other)]
+                stages += [f"evaluations/{experiment}/{policy}/completions" for policy in evaluated]
+                named = [method, *others] + (initial_methods(config, method) if method != "reference" else [])
+                for trained in set(named) - {"reference"}:
+                    stages += ["gates"] * is_gated(config, trained)
+                    stages += [f"policies/{experiment}/{policy}" for policy in policies_of(config, trained)]
                 artifacts |= {f"{run}/{s if '/' in s else f'{s}/{experiment}'}/manifest.json" for s in stages}
     pages = [printed(config, "index")] if target == "all" else []
     return [printed(config, name) for name in wanted] + pages + sorted(artifacts)
@@ -132,7 +168,7 @@ def job(config: dict, tables: dict[str, dict], manifest: str) -> tuple[str, dict
         name = Path(manifest).name.removesuffix(".manifest.json")
         if name == "index":
             return "report", spec(config, "report")
-        stage = "figures" if name.startswith("figure") else "paper"
+        stage = "figures" if is_figure(tables[name]) else "paper"
         return stage, spec(config, stage, table=name)
     stage, *rest = Path(manifest).parent.relative_to(results(config)).parts
     if stage == "assets":
@@ -141,6 +177,10 @@ def job(config: dict, tables: dict[str, dict], manifest: str) -> tuple[str, dict
     experiment, policy = rest[0] if rest else "", "/".join(rest[1:])
     if stage == "evaluations":
         policy, _, stage = policy.rpartition("/")
-        stage = {"completions": "evaluations", "rewards": "evaluation_rewards"}[stage]
+        stage = {"completions": "evaluations", "rewards": "evaluation_rewards", "verdicts": "verdicts"}[stage]
+    if stage == "preferences" and has_users(config, experiment):
+        stage = "user_preferences"
+    if stage == "bases":
+        stage = "base"
     spec_of_stage = spec(config, stage, experiment=experiment, policy=policy)
     return stage.removeprefix("evaluation_"), spec_of_stage

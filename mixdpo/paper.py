@@ -9,7 +9,9 @@ import pandas as pd
 import yaml
 from tabulate import tabulate
 
+from mixdpo.cells import cell, show
 from mixdpo.claims import claims_table, comparisons_table, sensitivity_table
+from mixdpo.extensions import ablations_table, length_bias_table, users_table, win_rates_table
 from mixdpo.published import resolved, sources_of
 from mixdpo.runtime import Runtime
 from mixdpo.scores import head_order, per_prompt, policies_in, recovery, samples, within
@@ -36,6 +38,9 @@ def paper(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: P
     """
     table = yaml.safe_load(published.read_text())
     table = resolved(table, {name: yaml.safe_load(artifacts.pop(name).read_text()) for name in sources_of(table)})
+    if "experiments" in table:
+        known = {name.partition(":")[2].partition("/")[0] for name in artifacts}
+        table["experiments"] = [experiment for experiment in table["experiments"] if experiment in known]
     cells, grid = KINDS[table["kind"]](table, within(artifacts, table.get("experiment")))
     cells.to_csv(out / f"{spec['table']}.csv", index=False)
     (out / f"{spec['table']}.json").write_text(json.dumps(nested(cells), indent=2, ensure_ascii=False) + "\n")
@@ -60,25 +65,6 @@ def nested(cells: pd.DataFrame) -> dict:
             place = place.setdefault(name, {})
         place.update({name: number for name, number in numbers.items() if pd.notna(number)})
     return tree
-
-
-def cell(row: str, column: str, frame: pd.DataFrame) -> dict:
-    """Mean ± SE over test prompts, and the spread (SD) of the means of several training seeds."""
-    mean, se = mean_and_se(per_prompt(frame, column))
-    seeds = frame.groupby("seed")[column].mean()
-    return {
-        "row": row,
-        "column": column,
-        "mean": mean,
-        "se": se,
-        "prompts": frame["prompt_id"].nunique(),
-        "seeds": len(seeds),
-        "seed_sd": seeds.std() if len(seeds) > 1 else np.nan,
-    }
-
-
-def show(mean: float, se: float, digits: int = 3) -> str:
-    return f"{mean:.{digits}f} ± {se:.{digits}f}"
 
 
 def rewards_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -338,5 +324,9 @@ KINDS = {
     "claims": claims_table,
     "sensitivity": sensitivity_table,
     "compute": compute_table,
+    "win_rates": win_rates_table,
+    "length_bias": length_bias_table,
+    "users": users_table,
+    "ablations": ablations_table,
 }
 """Kind of table → function of its published form and the artifacts: (one row a cell, the grid as printed)."""

@@ -19,7 +19,7 @@ def resolved(table: dict, tables: dict[str, dict]) -> dict:
             rows.setdefault(row.get("claim", (row.get("policy"), row.get("decoding"))), row)
     rows = list(rows.values()) or table["rows"]
     if "settings" in table:
-        tested = [row for row in rows if row.get("test") != "none"]
+        tested = [row for row in rows if row.get("test") != "none" and row["experiment"] in table["experiments"]]
         rows = [new for setting in table["settings"] for row in tested if (new := varied(row, setting))]
     for name in sources_of(table):
         for row in tables[name].get("rows", []):

@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
-from transformers import AutoModelForCausalLM
 
 
 def within(artifacts: dict[str, Path], experiment: str | None) -> dict[str, Path]:
@@ -89,6 +88,8 @@ def recovery(responsibilities: pd.DataFrame) -> float:
 
 def head_differences(policy: Path, reference: Path) -> np.ndarray:
     """W_k − W_ref of every expert that is an output layer on the shared encoder: (K, V, d)."""
+    from transformers import AutoModelForCausalLM  # four seconds that most tables do without
+
     tensors = load_file(policy / "model" / "mixture.safetensors")
     heads = torch.stack([tensors[f"heads.{k}"] for k in range(sum(name.startswith("heads.") for name in tensors))])
     model = AutoModelForCausalLM.from_pretrained(reference / "model", dtype=torch.float32)

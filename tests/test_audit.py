@@ -126,7 +126,7 @@ def run(tmp_path, monkeypatch):
     for text in TEXTS.values():
         Path(text).parent.mkdir(parents=True, exist_ok=True)
         Path(text).write_text("a text of the page")
-    tables = published(Path("workflow/published"))
+    tables = published(Path("workflow/published"), config)
     todo = [path for path in targets(config, tables) if path.startswith("results")]
     while todo:
         ready = [path for path in todo if all(p.is_file() for p in upstream(path).values())]
@@ -155,13 +155,13 @@ def test_a_clean_run(run):
     faults, summary = audit(*run)
     assert faults == []
     # assets 4, sft, completions, rewards, preferences, reference, policy, evaluations 2 · 2, tables 2; cells 3 and 2
-    assert summary == "17 artifacts, 2 tables and figures, 5 cells: all match"
+    assert summary == "18 artifacts, 2 tables and figures, 5 cells: all match"
 
 
 def test_a_run_outside_git_is_told_so(run):
     record = Path("results/embedded/runs") / f"{label(Path(SFT, 'manifest.json'))}.json"
     write_json(record, RECORD | {"commit": None, "dirty": None})
-    assert audit(*run)[1].startswith("17 artifacts (1 made outside Git, of which no commit is known)")
+    assert audit(*run)[1].startswith("18 artifacts (1 made outside Git, of which no commit is known)")
 
 
 def test_a_flipped_byte(run):
@@ -269,9 +269,9 @@ def test_a_table_of_another_target_is_audited_where_it_is(run):
     config, tables = run
     tables["perplexity"]["target"] = "more"
     make("paper_tables/embedded/index.manifest.json", config, tables)  # the page shows tables of target all
-    assert audit(config, tables)[1].startswith("17 artifacts, 2 tables and figures, 5 cells")
+    assert audit(config, tables)[1].startswith("18 artifacts, 2 tables and figures, 5 cells")
     Path("paper_tables/embedded/perplexity.manifest.json").unlink()
-    assert audit(config, tables)[1].startswith("16 artifacts, 1 tables and figures, 3 cells")
+    assert audit(config, tables)[1].startswith("17 artifacts, 1 tables and figures, 3 cells")
 
 
 def test_explain_a_cell(run):
@@ -361,7 +361,7 @@ def test_crate_has_a_job_an_artifact(crate):
     assert any(o["name"] == "rewards.names" and "sentiment_label" in o["value"] for o in objects)
     memory = entities[job["resourceUsage"]["@id"]]
     assert (memory["value"], memory["unitText"]) == ("300", "MiB")
-    assert sum(e["@type"] == "CreateAction" for e in entities.values()) == 17 + 1
+    assert sum(e["@type"] == "CreateAction" for e in entities.values()) == 18 + 1
 
 
 @pytest.mark.slow

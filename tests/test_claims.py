@@ -148,7 +148,7 @@ def test_leading_head_is_chosen_on_the_other_half():
 def test_claims_table(artifacts):
     """Every prompt gains 1, which is 1/SD of the baseline's scores; the second claim is not tested."""
     rows = [MIX, {"claim": "far", "text": "Far", "where": "poster", "test": "none", "reason": "no data"}]
-    table = {"rows": rows, "cells_of": ["t"], "published_prompts": {"e": 100}, "seed": 0}
+    table = {"rows": rows, "cells_of": ["t"], "published_prompts": {"e": 100}, "seed": 0, "experiments": ["e"]}
     cells, grid = claims_table(resolved(table, {"t": PRINTED}), artifacts)
     columns = "claim text where published experiment test effect se low high p p_holm n verdict"
     assert " ".join(cells) == columns
@@ -163,7 +163,7 @@ def test_claims_table(artifacts):
 def test_sensitivity_table(artifacts):
     """By sequence nothing is gained, and the interval [0, 0] excludes the published third of an SD."""
     claims = {"experiment": "e", "rows": [MIX, MIX | {"claim": "only", "text": "Only", "decoding": "expert0"}]}
-    table = {"rows_of": ["c"], "cells_of": ["t"], "published_prompts": {"e": 100}, "seed": 0}
+    table = {"rows_of": ["c"], "cells_of": ["t"], "published_prompts": {"e": 100}, "seed": 0, "experiments": ["e"]}
     table["settings"] = [{"name": "As claimed"}, {"name": "By sequence", "decoding": "sequence"}]
     table["settings"].append({"name": "Other", "methods": {"dpo": "dpo"}})
     cells, grid = sensitivity_table(resolved(table, {"c": claims, "t": PRINTED}), artifacts)

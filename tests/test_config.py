@@ -43,7 +43,7 @@ def test_overlays_are_valid(path, tmp_path, monkeypatch):
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             Path(file).touch()
     validate(config)
-    check_tables(config, published(ROOT / "workflow/published"))
+    check_tables(config, published(ROOT / "workflow/published", config))
 
 
 def test_every_key_is_described():
@@ -124,7 +124,7 @@ def test_faults_are_one_line(key, value, words):
     [
         ("experiments", {"other": DEFAULT["experiments"]["multi_reward"]}, ["experiments", "multi_reward"]),
         ("experiments.multi_reward.rewards", ["sentiment"], ["multi_reward.rewards", "informativeness"]),
-        ("policies.methods", {"other": {"independent_models": 1}}, ["policies.methods", "dpo"]),
+        ("policies.methods", {"other": {"independent_models": 1}}, ["policies.methods", "mix_case1"]),
         ("policies.methods.moe_case1.shared_heads", 3, ["policies.methods.moe_case1", "movie, book", "found 3"]),
         (
             "experiments.multi_task.domains",
@@ -137,7 +137,7 @@ def test_faults_are_one_line(key, value, words):
 )
 def test_tables_that_the_configuration_cannot_fill_are_named(key, value, words):
     with pytest.raises(UserError) as error:
-        check_tables(changed(key, value), published(ROOT / "workflow/published"))
+        check_tables(changed(key, value), published(ROOT / "workflow/published", DEFAULT))
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
 
 
@@ -157,7 +157,7 @@ def test_tables_that_the_configuration_cannot_fill_are_named(key, value, words):
     ],
 )
 def test_claims_that_the_configuration_cannot_test_are_named(key, value, words):
-    tables = published(ROOT / "workflow/published")
+    tables = published(ROOT / "workflow/published", DEFAULT)
     row = next(row for row in tables["claims"]["rows"] if row["claim"] == "case1_over_dpo_grammar")
     row[key] = value
     with pytest.raises(UserError) as error:
@@ -166,7 +166,7 @@ def test_claims_that_the_configuration_cannot_test_are_named(key, value, words):
 
 
 def test_settings_vary_the_rewards_decodings_and_methods_that_they_touch():
-    rows = published(ROOT / "workflow/published")["sensitivity"]["rows"]
+    rows = published(ROOT / "workflow/published", DEFAULT)["sensitivity"]["rows"]
     found = {(row["setting"], row["claim"]): row for row in rows}
     assert found["β = 0.2", "case1_over_dpo_grammar"]["policy"] == "mix_case1_beta_0_2"
     assert found["β = 0.2", "case1_over_dpo_grammar"]["baseline"] == "dpo_beta_0_2"

@@ -274,7 +274,7 @@ def test_users_disagree_and_seldom_tie(invented, rounded, disagreeing, tied):
 
 
 def test_embedded_stage_writes_as_many_test_instructions_as_asked(tmp_path, runtime):
-    spec = {"instructions": 30, "responses": 4, "test": 7, "seed": 5}
+    spec = {"instructions": 30, "responses": 4, "test": 7, "seed": 5, "template": "{instruction}"}
     embedded_feedback(tmp_path, spec, runtime=runtime, resume=tmp_path)
     train, test = read_feedback(tmp_path, "train"), read_feedback(tmp_path, "test")
     assert (len(train), len(test)) == (23 * 4, 7 * 4)
@@ -290,7 +290,7 @@ def test_embedded_stage_writes_as_many_test_instructions_as_asked(tmp_path, runt
     ],
 )
 def test_a_world_too_small_is_one_line(tmp_path, runtime, changes, words):
-    spec = {"instructions": 30, "responses": 4, "test": 7, "seed": 5} | changes
+    spec = {"instructions": 30, "responses": 4, "test": 7, "seed": 5, "template": "{instruction}"} | changes
     with pytest.raises(UserError, match=rf"assets\.feedback\.embedded\.{words}") as error:
         embedded_feedback(tmp_path, spec, runtime=runtime, resume=tmp_path)
     assert "\n" not in str(error.value)

@@ -13,7 +13,7 @@ from mixdpo.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
-TABLES = published(ROOT / "workflow/published")
+TABLES = published(ROOT / "workflow/published", CONFIG)
 
 
 def test_every_target_is_a_job():

@@ -106,7 +106,7 @@ def made_page() -> Path:
     Path("workflow/published").mkdir()
     for name, table in ("table1", TABLE), ("claims", CLAIMS), ("figure2", FIGURE):
         Path(f"workflow/published/{name}.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
-    config, tables = configuration() | {"run": "made"}, published(Path("workflow/published"))
+    config, tables = configuration() | {"run": "made"}, published(Path("workflow/published"), configuration())
     run, rng = "results/made", np.random.default_rng(0)
     reviews, base = f"{run}/assets/reviews/manifest.json", f"{run}/assets/base/manifest.json"
     made(reviews, config, [], lambda out: (out / "reviews.parquet").write_bytes(b"reviews"))
@@ -285,14 +285,16 @@ def test_every_cell_leads_down_to_the_reviews(page):
 def test_same_inputs_same_bytes(page):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(page.parent.parent)
-        again = rendered(configuration() | {"run": "made"}, published(Path("workflow/published")), Path("again"))
+        again = rendered(
+            configuration() | {"run": "made"}, published(Path("workflow/published"), configuration()), Path("again")
+        )
     assert again.read_bytes() == page.read_bytes()
 
 
 def test_a_run_without_claims_or_figures_has_a_page(page):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(page.parent.parent)
-        tables = published(Path("workflow/published"))
+        tables = published(Path("workflow/published"), configuration())
         few = rendered(configuration() | {"run": "made"}, {"table1": tables["table1"]}, Path("few"))
     assert "claims of the paper" not in " ".join(Page(few).text.split())
 

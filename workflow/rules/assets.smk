@@ -100,3 +100,55 @@ rule pipeline:
         inputs=named,
     shell:
         f"python -m mixdpo {{params.stage}}{COMMAND}"
+
+
+# Bring instructions with rated responses into one form.
+rule feedback:
+    input:
+        **asset_inputs("feedback"),
+    output:
+        f"{RESULTS}/assets/feedback/manifest.json",
+    log:
+        f"logs/{config['run']}/assets/feedback.log",
+    benchmark:
+        f"{RESULTS}/runs/assets--feedback.tsv"
+    conda:
+        "../../envs/mixdpo.yaml"
+    threads: 1
+    resources:
+        device=DEVICE,
+        precision=PRECISION,
+    params:
+        stage=asset_stage(config, "feedback"),
+        spec=spec_of(asset_stage(config, "feedback")),
+        code=code_of(asset_stage(config, "feedback")),
+        facts=f"{RESULTS}/runs",
+        inputs=named,
+    shell:
+        f"python -m mixdpo {{params.stage}}{COMMAND}"
+
+
+# Obtain the base model that an experiment has for itself.
+rule bases:
+    input:
+        unpack(lambda wildcards: own_base_files(config, wildcards.experiment)),
+    output:
+        f"{RESULTS}/bases/{{experiment}}/manifest.json",
+    log:
+        f"logs/{config['run']}/bases/{{experiment}}.log",
+    benchmark:
+        f"{RESULTS}/runs/bases--{{experiment}}.tsv"
+    conda:
+        "../../envs/mixdpo.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
+        device=DEVICE,
+        precision=PRECISION,
+    params:
+        spec=spec_of("base"),
+        code=code_of("base"),
+        facts=f"{RESULTS}/runs",
+        inputs=named,
+    shell:
+        f"python -m mixdpo base{COMMAND}"

@@ -4,7 +4,20 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(workflow.current_basedir)))
 
-from mixdpo.config import asset_files, asset_stage, check_tables, method_of, published, spec, validate
+from mixdpo.config import (
+    asset_files,
+    asset_stage,
+    check_tables,
+    has_users,
+    initial_methods,
+    is_figure,
+    is_gated,
+    own_base_files,
+    present,
+    published,
+    spec,
+    validate,
+)
 from mixdpo.errors import UserError
 from mixdpo.fingerprint import fingerprint
 from mixdpo.graph import PUBLISHED, records, report_inputs, results, table_inputs, targets
@@ -12,7 +25,7 @@ from mixdpo.stages import STAGES
 
 try:
     validate(config)
-    TABLES = published(PUBLISHED)
+    TABLES = published(PUBLISHED, config)
     check_tables(config, TABLES)
 except UserError as error:
     sys.exit(f"error: {error}")
@@ -20,11 +33,11 @@ except UserError as error:
 RESULTS = results(config)
 DEVICE, PRECISION, THREADS = (config["runtime"][key] for key in ("device", "precision", "threads"))
 GPU = 0 if DEVICE == "cpu" else 1
-FIGURES = [name for name, table in TABLES.items() if name.startswith("figure")]
+FIGURES = [name for name, table in TABLES.items() if is_figure(table)]
 
 
 wildcard_constraints:
-    experiment="|".join(config["experiments"]),
+    experiment="|".join(present(config)),
     policy="reference|({})/seed[0-9]+".format("|".join(config["policies"]["methods"])),
     method="|".join(config["policies"]["methods"]),
     seed="[0-9]+",
@@ -77,9 +90,53 @@ def model_of(wildcards):
 def training_inputs(wildcards):
     """What a policy is trained from; a gate only where the method has one."""
     stages = {"policy": "sft", "preferences": "preferences", "reference": "reference"}
-    if method_of(config, wildcards.method)["weights"] == "gate":
+    if is_gated(config, wildcards.method):
         stages["gate"] = "gates"
-    return {name: f"{RESULTS}/{stage}/{wildcards.experiment}/manifest.json" for name, stage in stages.items()}
+    inputs = {name: f"{RESULTS}/{stage}/{wildcards.experiment}/manifest.json" for name, stage in stages.items()}
+    for method in initial_methods(config, wildcards.method):
+        inputs[method] = f"{RESULTS}/policies/{wildcards.experiment}/{method}/seed{wildcards.seed}/manifest.json"
+    return inputs
+
+
+def corpus_of(wildcards):
+    """What an experiment reads: reviews, or instructions with rated responses, which are texts to train on too."""
+    return f"{RESULTS}/assets/{'feedback' if has_users(config, wildcards.experiment) else 'reviews'}/manifest.json"
+
+
+def base_of(wildcards):
+    """The base model of an experiment, its own if it names one."""
+    own = "base" in config["experiments"][wildcards.experiment]
+    return f"{RESULTS}/bases/{wildcards.experiment}/manifest.json" if own else f"{RESULTS}/assets/base/manifest.json"
+
+
+def preference_inputs(wildcards):
+    """What preferences are made from: scored completions, or rated responses in the tokens of the reference policy."""
+    if has_users(config, wildcards.experiment):
+        return {"policy": f"{RESULTS}/sft/{wildcards.experiment}/manifest.json", "feedback": corpus_of(wildcards)}
+    stages = ("completions", "rewards")
+    return {stage: f"{RESULTS}/{stage}/{wildcards.experiment}/manifest.json" for stage in stages}
+
+
+def preference_stage(wildcards):
+    return "user_preferences" if has_users(config, wildcards.experiment) else "preferences"
+
+
+def evaluation_inputs(wildcards):
+    """A policy, its reference, and what the prompts are taken from."""
+    corpus = "feedback" if has_users(config, wildcards.experiment) else "reviews"
+    reference = f"{RESULTS}/sft/{wildcards.experiment}/manifest.json"
+    return {"policy": model_of(wildcards), "reference": reference, corpus: corpus_of(wildcards)}
+
+
+def verdict_inputs(wildcards):
+    """Completions of a policy and of its opponents, which are judged with its own training seed."""
+    folder = f"{RESULTS}/evaluations/{wildcards.experiment}"
+    seed = wildcards.policy.partition("/")[2]
+    inputs = {"policy": f"{folder}/{wildcards.policy}/completions/manifest.json"}
+    for name, method in config["judge"]["opponents"].items():
+        opponent = method if method == "reference" else f"{method}/{seed}"
+        inputs[name] = f"{folder}/{opponent}/completions/manifest.json"
+    return inputs
 
 
 # A rule with one output is called with that manifest; one that declares more names it.

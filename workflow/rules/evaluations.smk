@@ -1,9 +1,7 @@
 # Complete the test prompts with a policy.
 rule evaluations:
     input:
-        policy=model_of,
-        reference=f"{RESULTS}/sft/{{experiment}}/manifest.json",
-        reviews=f"{RESULTS}/assets/reviews/manifest.json",
+        unpack(evaluation_inputs),
     output:
         f"{RESULTS}/evaluations/{{experiment}}/{{policy}}/completions/manifest.json",
     log:
@@ -52,3 +50,29 @@ rule evaluation_rewards:
         inputs=named,
     shell:
         f"python -m mixdpo rewards{COMMAND}"
+
+
+# Judge the completions of the test prompts against those of the opponents.
+rule verdicts:
+    input:
+        unpack(verdict_inputs),
+    output:
+        f"{RESULTS}/evaluations/{{experiment}}/{{policy}}/verdicts/manifest.json",
+    log:
+        f"logs/{config['run']}/evaluations/{{experiment}}/{{policy}}/verdicts.log",
+    benchmark:
+        f"{RESULTS}/runs/evaluations/{{experiment}}/{{policy}}/verdicts.tsv"
+    conda:
+        "../../envs/mixdpo.yaml"
+    threads: THREADS
+    resources:
+        gpu=GPU,
+        device=DEVICE,
+        precision=PRECISION,
+    params:
+        spec=spec_of("verdicts"),
+        code=code_of("verdicts"),
+        facts=f"{RESULTS}/runs",
+        inputs=named,
+    shell:
+        f"python -m mixdpo verdicts{COMMAND}"

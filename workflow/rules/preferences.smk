@@ -1,8 +1,7 @@
-# Turn scored completions into preference triplets, one per style.
+# Turn scored completions, or rated responses, into preference triplets: one per style, or per user.
 rule preferences:
     input:
-        completions=f"{RESULTS}/completions/{{experiment}}/manifest.json",
-        rewards=f"{RESULTS}/rewards/{{experiment}}/manifest.json",
+        unpack(preference_inputs),
     output:
         f"{RESULTS}/preferences/{{experiment}}/manifest.json",
     log:
@@ -16,9 +15,10 @@ rule preferences:
         device=DEVICE,
         precision=PRECISION,
     params:
-        spec=spec_of("preferences"),
-        code=code_of("preferences"),
+        stage=preference_stage,
+        spec=lambda wildcards: spec_of(preference_stage(wildcards))(wildcards),
+        code=lambda wildcards: code_of(preference_stage(wildcards)),
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        f"python -m mixdpo preferences{COMMAND}"
+        f"python -m mixdpo {{params.stage}}{COMMAND}"

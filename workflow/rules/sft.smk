@@ -1,8 +1,8 @@
 # Fine-tune the base model on the training reviews of an experiment's domains.
 rule sft:
     input:
-        base=f"{RESULTS}/assets/base/manifest.json",
-        reviews=f"{RESULTS}/assets/reviews/manifest.json",
+        base=base_of,
+        reviews=corpus_of,
     output:
         f"{RESULTS}/sft/{{experiment}}/manifest.json",
     log:

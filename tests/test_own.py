@@ -1,0 +1,387 @@
+"""Preferences of one's own: the worked example of docs/extending.md, faults of the file, resume, table, generation."""
+
+import json
+import multiprocessing
+import os
+import re
+import runpy
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from jsonschema import Draft202012Validator
+from transformers import CohereConfig, CohereForCausalLM
+
+from mixdpo import __main__ as command
+from mixdpo import config, judges, own, rewards
+from mixdpo.errors import Corrupt, UserError
+from mixdpo.own import (
+    expert_table,
+    generate,
+    method_spec,
+    model_source,
+    own_preferences,
+    read_triplets,
+    train,
+    validation_prompts,
+)
+
+HOW = {"device": "cpu", "precision": "fp32", "threads": 1}
+SMALL = {"epochs": 2, "batch_size": 4, **HOW}
+PAIR = " was fine.", " was warm, and I would eat it again."
+
+
+def rows(prompts: int = 8, **labels) -> list[dict]:
+    """Two triplets a prompt, one each way round; `labels` are pairs of values, one for each way."""
+    return [
+        {"prompt": f"Dish {i}", "chosen": PAIR[way], "rejected": PAIR[1 - way]} | {k: v[way] for k, v in labels.items()}
+        for i in range(prompts)
+        for way in (0, 1)
+    ]
+
+
+def written(path: Path, triplets: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in triplets))
+    return path
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def typed(line: str, monkeypatch) -> None:
+    """Run a line of a shell that calls `python -m mixdpo`."""
+    words = shlex.split(os.path.expandvars(line))
+    assert words[:3] == ["python", "-m", "mixdpo"]
+    monkeypatch.setattr(sys, "argv", words[2:])
+    command.main()
+
+
+def ran(code: str) -> None:
+    Path("block.py").write_text(code)
+    runpy.run_path("block.py")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty working folder, on a machine of one core: other tests compute on one thread too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    return tmp_path
+
+
+def test_the_worked_example_runs_as_written(folder, model_folder, monkeypatch, capsys):
+    monkeypatch.setenv("MODEL", str(model_folder))
+    text = (ROOT / "docs/extending.md").read_text()
+    write, read = (block for block in blocks(text, "python") if "my.jsonl" in block or "mine/policy" in block)
+    (shown,), (training, generating) = blocks(text, "jsonl"), blocks(text, "bash")
+    ran(write)
+    assert Path("my.jsonl").read_text().startswith(shown)
+    assert len(Path("my.jsonl").read_text().splitlines()) == 40
+    typed(training, monkeypatch)
+    printed = capsys.readouterr().out
+    assert "my.jsonl: 36 triplets for training, 4 for validation" in printed
+    table = Path("mine/experts.md").read_text()
+    assert table in printed and "policy: mine/policy/model" in printed and Path("mine/policy/model/README.md").is_file()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
+    assert cells[0] == ["style", "n", "q0", "q1", "accuracy0", "accuracy1", "accuracy of the mixture"]
+    assert "| " + " | ".join(cells[0]) + " |" in text
+    assert [row[:2] for row in cells[2:]] == [["brief", "2"], ["detailed", "2"]]
+    for line in generating.splitlines():
+        typed(line, monkeypatch)
+        assert capsys.readouterr().out.strip()
+    ran(read)
+    assert capsys.readouterr().out.startswith("[")
+
+
+def test_the_five_lines_of_the_readme(folder, model_folder, capsys):
+    (code,) = (block for block in blocks((ROOT / "README.md").read_text(), "python") if "mixdpo.own" in block)
+    assert len(code.splitlines()) == 5
+    written(folder / "my.jsonl", rows())
+    ran(code.replace("PATH", str(model_folder)))
+    assert json.loads(Path("mine/policy/model/policy.json").read_text())["shared_heads"] == 4
+    assert len(pd.read_csv("mine/experts.csv")) == 9  # q and accuracy of four experts, and the mixture's
+
+
+def test_what_the_document_adds_works(monkeypatch, tmp_path):
+    """Its judge, its reward, and the keys of its methods."""
+    text = (ROOT / "docs/extending.md").read_text()
+    for module, registry, word in (judges, "JUDGES", "@judge"), (rewards, "REWARDS", "@reward"):
+        monkeypatch.setattr(module, registry, {})
+        (code,) = (block for block in blocks(text, "python") if word in block)
+        (tmp_path / "block.py").write_text(code)
+        runpy.run_path(str(tmp_path / "block.py"), vars(module) | {"__name__": "block"})
+    pair = judges.Comparison("?", "helpfulness", "short", "longer")
+    assert judges.JUDGES["longer"]({})([pair])[0].choice == "second"
+    assert rewards.REWARDS["length"](["two words"], None).tolist() == [2]
+    section = text.partition("## A method")[2].partition("## A table row")[0]
+    methods = [yaml.safe_load(words) for words in re.findall(r"`(\{.*?\}|\w+: .*?)`[,:| ]", section)]
+    assert len(methods) == 8
+    schema = yaml.safe_load(config.SCHEMA.read_text())
+    for method in [*methods, yaml.safe_load(blocks(section, "yaml")[0])["policies"]["methods"]["hybrid"]]:
+        Draft202012Validator({"$defs": schema["$defs"], "$ref": "#/$defs/method"}).validate(method)
+
+
+# The file
+
+
+def test_three_formats_and_aliases(tmp_path):
+    triplets = rows(objective=("brief", "detailed"), user=(1, 2))
+    frame = pd.DataFrame(triplets)
+    frame.to_parquet(tmp_path / "my.parquet")
+    frame.to_csv(tmp_path / "my.csv", index=False)
+    written(tmp_path / "my.jsonl", triplets)
+    found = [read_triplets(tmp_path / f"my.{kind}") for kind in ("parquet", "csv", "jsonl")]
+    assert list(found[0]) == ["prompt", "chosen", "rejected", "style", "user"]
+    assert found[0]["user"].tolist()[:2] == ["1", "2"] and found[0]["style"].tolist()[:2] == ["brief", "detailed"]
+    for other in found[1:]:
+        assert other.to_dict("list") == found[0].to_dict("list")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("my.jsonl", '{"prompt": "a", "chosen": "b"}\n', "found prompt, chosen; add rejected or rename"),
+        ("my.jsonl", "", "expected preferences, found none"),
+        ("my.csv", "", "expected csv, found: No columns"),
+        ("my.parquet", "text", "expected parquet, found: "),
+        ("my.jsonl", '{"prompt": "a", "chosen": "b", "rejected": 3}\n', "expected text as rejected, found int in row 1"),
+        ("my.jsonl", '{"prompt": "", "chosen": "b", "rejected": "c"}\n', "text as prompt, found an empty one in row 1"),
+        ("my.jsonl", '{"prompt": "a"}\n{"prompt"\n', "expected a JSON object in line 2"),
+        ("my.csv", "prompt,chosen,rejected,style,objective\na,b,c,d,e\n", "expected a column style or objective, found both"),
+        ("my.jsonl", '{"prompt": "a", "chosen": "b", "rejected": "c", "user": null}\n', "a user in every row, found none in row 1"),
+        ("my.txt", "text", r"expected a file .parquet, .jsonl or .csv, found my.txt"),
+        ("none.jsonl", None, "expected a file of preferences, found none"),
+    ],
+)  # fmt: skip
+def test_faults_of_the_file_are_one_line(tmp_path, name, content, line):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError) as fault:
+        read_triplets(tmp_path / name)
+    assert str(fault.value).startswith(str(tmp_path / name)) and line in str(fault.value)
+    assert "\n" not in str(fault.value)
+
+
+def test_what_is_dropped_is_counted(tmp_path, model_folder, runtime):
+    equal, long = (
+        {"prompt": "Dish 0", "chosen": "a", "rejected": "a"},
+        {"prompt": "z " * 80, "chosen": "a", "rejected": "b"},
+    )
+    file = written(tmp_path / "my.jsonl", [*rows(), equal, long, long])
+    how = {"runtime": runtime, "resume": tmp_path, "policy": model_folder.parent, "file": file}
+    own_preferences(tmp_path, {"validation_share": 0.25, "seed": 0}, **how)
+    assert json.loads((tmp_path / "counts.json").read_text()) == {"equal": 1, "long": 2, "train": 12, "validation": 4}
+    train, validation = (pd.read_parquet(tmp_path / f"{split}.parquet") for split in ("train", "validation"))
+    assert not set(train["prompt"]) & set(validation["prompt"])
+    ends = {
+        ids[-1] for frame in (train, validation) for column in ("chosen_ids", "rejected_ids") for ids in frame[column]
+    }
+    assert len(ends) == 1 and {len(set(train["prompt_ids"].map(tuple)))} == {6}
+    written(file, [equal, long])
+    with pytest.raises(
+        UserError, match=r"^my.jsonl: .* found 0 in 0 triplets, without 1 with .* and 1 of more than 64"
+    ):
+        own_preferences(tmp_path, {"validation_share": 0.25, "seed": 0}, **how)
+
+
+def test_a_tokenizer_must_end_texts(tmp_path, model_folder, runtime, monkeypatch):
+    class Endless:
+        eos_token_id = None
+
+    monkeypatch.setattr(own.AutoTokenizer, "from_pretrained", lambda folder: Endless())
+    file = written(tmp_path / "my.jsonl", rows())
+    with pytest.raises(UserError, match="expected a tokenizer with an eos token, found none"):
+        own_preferences(tmp_path, {}, runtime=runtime, resume=tmp_path, policy=model_folder.parent, file=file)
+
+
+def test_a_model_with_other_logits_is_refused(runtime):
+    """Cohere's are scaled: their softmax is not that of the output layer."""
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    for scale in (1.0, 0.5):
+        model = CohereForCausalLM(CohereConfig(vocab_size=40, logit_scale=scale, initializer_range=0.5, **size)).eval()
+        if scale == 1:
+            assert own.checked(model) is model
+        else:
+            with pytest.raises(UserError, match="found others of CohereForCausalLM; take another"):
+                own.checked(model)
+
+
+def test_every_user_keeps_a_training_prompt():
+    frame = pd.DataFrame({"prompt_id": [0, 0, 1, 2, 3, 4], "user": ["a", "b", "a", "c", "b", "b"]})
+    for seed in range(20):
+        held_out = validation_prompts(frame, 0.9, seed)
+        assert held_out and set(frame.loc[~frame["prompt_id"].isin(held_out), "user"]) == {"a", "b", "c"}
+    assert len(validation_prompts(frame[["prompt_id"]], 0.4, 0)) == 2
+
+
+# The method
+
+
+def test_methods_and_architectures():
+    moe = method_spec("moe", None, None, ["user"], {"beta": 0.05})
+    assert (moe["shared_heads"], moe["weights"], moe["user_gate"], moe["pretrained_gate"]) == (4, "gate", True, False)
+    assert moe["beta"] == 0.05 and moe["schedule"] == "linear"
+    mix = method_spec("mix", 3, "adapters", ["user"], {})
+    assert (mix["adapters"], mix["shared_heads"], mix["weights"], mix["user_gate"]) == (3, 0, "global", False)
+    assert method_spec("dpo", None, None, [], {})["independent_models"] == 1
+
+
+def test_a_model_is_a_folder_or_a_commit_of_the_hub(tmp_path):
+    (tmp_path / "model").mkdir()
+    assert model_source(str(tmp_path / "model"), tmp_path / "a/b") == {"source": "local", "path": "../../model"}
+    found = model_source(f"owner/name@{'0' * 40}", tmp_path)
+    assert found == {"source": "hub", "repository": "owner/name", "revision": "0" * 40}
+    with pytest.raises(UserError, match="expected a folder, or NAME@COMMIT of the hub, found no owner/name@main"):
+        model_source("owner/name@main", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("--beta 0", "moe.beta: expected a number > 0, found 0.0; correct it"),
+        ("--experts 0", "moe: expected shared_heads + independent_models + adapters ≥ 1, found 0 experts"),
+        ("--set bta=1", "moe: expected a known key, found bta; did you mean beta?"),
+        ("--set responsibilities='{entropy: 0, confidence: 1, kl_uniform: 0, kl_w: 1}'", "moe.responsibilities: expected entropy"),
+        ("--set schedule=1e-4", "moe.schedule: expected one of constant, linear, cosine, found 0.0001"),
+        ("--set beta", "--set: expected KEY=VALUE with a value in YAML, found beta"),
+        ("--set seed=1", "--set: expected a key of policies.defaults, found seed; type --seed"),
+        ("--set user_gate=true", "moe.user_gate: expected preferences with a column user"),
+        ("--set 'styles=[brief]'", "moe.styles: expected preferences with a column style, found none; set it to null"),
+        ("--set pretrained_gate=true", "moe.pretrained_gate: expected false, found true"),
+        ("--method ppo", "method: expected one of dpo, mix, moe, found ppo"),
+        ("--method dpo --experts 2", "experts: expected 1 with the method dpo, found 2"),
+        ("--architecture lora", "architecture: expected one of heads, models, adapters, found lora"),
+        ("--validation-share 1", "validation_share: expected a number between 0 and 1, found 1.0"),
+        ("--seed -1", "seed: expected a number ≥ 0, found -1"),
+        ("--model none", "model: expected a folder, or NAME@COMMIT of the hub, found no none"),
+    ],
+)  # fmt: skip
+def test_faults_of_a_call_are_one_line(folder, monkeypatch, given, line):
+    written(folder / "my.jsonl", rows())
+    with pytest.raises(SystemExit) as stop:
+        typed(f"python -m mixdpo train --preferences my.jsonl --model . --out mine {given}", monkeypatch)
+    assert str(stop.value).startswith(f"error: {line}") and "\n" not in str(stop.value)
+    assert not Path("mine").exists()
+
+
+# Training
+
+
+def test_killed_it_continues_to_the_same_bytes_and_done_it_does_nothing(folder, model_folder, capsys):
+    written(folder / "my.jsonl", rows(prompts=12))
+    how = {"preferences": "my.jsonl", "model": model_folder, "method": "mix", "experts": 2, **SMALL, "epochs": 20}
+    child = multiprocessing.get_context("fork").Process(target=train, kwargs=how | {"out": "killed"})
+    child.start()
+    deadline = time.monotonic() + 60
+    while not (saved := list(folder.glob("killed/.mixdpo/scratch/policies-*/training.pt"))):
+        assert time.monotonic() < deadline and child.is_alive()
+        time.sleep(0.002)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert torch.load(saved[0])["step"] >= 1 and not Path("killed/policy").exists()
+    train(**how, out="killed")
+    assert not saved[0].exists()
+    train(**how, out="whole")
+    files = {p.relative_to("whole") for p in Path("whole").rglob("*") if p.is_file() and ".mixdpo" not in p.parts}
+    assert len(files) > 15
+    for name in files:
+        assert Path("killed", name).read_bytes() == Path("whole", name).read_bytes(), name
+
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    capsys.readouterr()
+    assert train(**how, out=folder / "whole") == folder / "whole/policy/model"
+    assert "everything is there, nothing was done" in capsys.readouterr().out
+    changed = {p for p in folder.rglob("*") if p.is_file() and p.stat().st_mtime_ns != before.get(p)}
+    assert not changed
+
+    Path("whole/policy/curve.csv").write_text("x")
+    with pytest.raises(
+        Corrupt, match=r"in whole: policy/curve\.csv: does not match its SHA-256 in policy/manifest\.json"
+    ):
+        train(**how, out="whole")
+
+
+def test_users_adapters_and_tensorboard(folder, model_folder, monkeypatch, capsys):
+    """One training with all three; its curve is read back; text for users it knows, and for nobody else."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    written(folder / "my.jsonl", rows(user=("anna", "ben"), style=("brief", "detailed")))
+    typed(
+        f"python -m mixdpo train --preferences my.jsonl --model {model_folder} --experts 2 --architecture adapters "
+        "--epochs 2 --batch-size 4 --set accumulate=2 --set schedule=cosine --set gate_learning_rate=1e-2 "
+        "--tensorboard curves --precision bf16 --out mine",
+        monkeypatch,
+    )
+    shape = json.loads(Path("mine/policy/model/policy.json").read_text())
+    assert shape["adapters"] == ["expert0", "expert1"] and shape["users"] == ["anna", "ben"]
+    curve = pd.read_csv("mine/policy/curve.csv")
+    events = EventAccumulator("curves").Reload()
+    assert {"loss", "nll", "w0", "q0/brief", "q1/detailed", "rate"} <= set(events.Tags()["scalars"])
+    assert [e.step for e in events.Scalars("loss")] == curve["step"].tolist()
+    np.testing.assert_allclose([e.value for e in events.Scalars("loss")], curve["loss"], rtol=1e-6)
+
+    how = {"policy": "mine", "prompt": "Dish 1", "max_new_tokens": 6, **HOW}
+    once = generate(**how, user="anna", n=3, seed=1)
+    assert len(once) == 3 and once == generate(**how, user="anna", n=3, seed=1)
+    assert not any(text.startswith("Dish 1") or "<|endoftext|>" in text for text in once)
+    assert generate(**how | {"policy": "mine/policy/model"}, expert=1) == generate(**how, expert=1, user="ben")
+    assert generate(**how, user="ben", mixture="sequence", top_s=1)
+    for wrong, line in [
+        ({"user": "carl"}, r"user: expected one of the 2 users in training \(anna, ben\), found carl"),
+        ({"user": "anna", "top_s": 3}, "top_s: expected 1 to 2, found 3"),
+        ({"expert": 2}, "expert: expected 0 to 1, found 2"),
+        ({"temperature": 0.0}, "temperature: expected a number > 0, found 0.0"),
+        ({"max_new_tokens": 64}, "max_new_tokens: expected at most .*, found 64; lower it"),
+        ({"prompt": ""}, "prompt: expected text, found none"),
+        ({"policy": "curves"}, "curves: expected the folder of a policy, found none"),
+        ({"policy": str(model_folder), "user": "anna"}, "user: expected none, for the weights of .* know no users"),
+    ]:
+        with pytest.raises(UserError, match=line):
+            generate(**how | wrong)
+
+
+def test_without_tensorboard_the_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match="found none; type pip install --constraint"), own.events("curves"):
+        pass
+
+
+# The table
+
+
+def test_the_table_by_hand():
+    """Two triplets of one style, three of the other; a mixture that is right where its heavy expert is."""
+    found = pd.DataFrame(
+        {
+            "style": ["a", "a", "b", "b", "b"],
+            "user": list("uvuvu"),
+            "q0": [0.8, 0.6, 0.1, 0.2, 0.3],
+            "margin0": [1.0, -1.0, -1.0, -1.0, 1.0],
+            "margin1": [-1.0, -3.0, 2.0, 2.0, 0.0],
+        }
+    )
+    found["q1"] = 1 - found["q0"]
+    weights = np.array([[0.9, 0.1], [0.5, 0.5], [0.9, 0.1], [0.1, 0.9], [0.5, 0.5]])
+    table = expert_table(found, weights).set_index(["style", "column"])
+    mean, n = table["mean"], table["n"]
+    assert n["a", "q0"] == 2 and n["b", "accuracy1"] == 3
+    assert (mean["a", "q0"], mean["b", "q1"]) == (pytest.approx(0.7), pytest.approx(0.8))
+    assert table.loc[("a", "q0"), "se"] == pytest.approx(0.1)
+    assert (mean["a", "accuracy0"], mean["a", "accuracy1"]) == (0.5, 0)
+    assert (mean["b", "accuracy0"], mean["b", "accuracy1"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+    assert mean["a", "accuracy of the mixture"] == 0.5
+    assert mean["b", "accuracy of the mixture"] == pytest.approx(2 / 3)
+    assert set(expert_table(found.drop(columns="style"), weights)["user"]) == {"u", "v"}
+    alone = expert_table(found.drop(columns=["style", "user"]), weights)
+    assert set(alone["preferences"]) == {"all"} and alone.loc[0, "mean"] == pytest.approx(0.4)

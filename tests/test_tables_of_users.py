@@ -1,0 +1,295 @@
+"""Tables of users, judges and ablations, and the poster's figure, worked by hand on fabricated artifacts."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from mixdpo import paper as printing
+from mixdpo.config import methods_of, published
+from mixdpo.extensions import (
+    ablations_table,
+    contradictions,
+    entropy,
+    length_bias_table,
+    seconds_per_step,
+    users_table,
+    win_rate_above_half,
+    win_rates_table,
+)
+from mixdpo.figures import KINDS, figures, principal_components, user_map, user_rewards
+from mixdpo.paper import paper
+
+PUBLISHED = Path(__file__).parent.parent / "workflow" / "published"
+TASTES = {"helpfulness": "Helpfulness", "honesty": "Honesty"}
+
+
+def judged(folder: Path, scores: dict[int, tuple[float, float]], differences: dict[int, int], **names) -> Path:
+    """verdicts.parquet of prompts with their scores in both orders and tokens more than the opponent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"prompt_id": i, "user": f"user-{i:03}", "taste": "honesty", "order": order, "score": score}
+        | {"tokens_difference": differences[i]}
+        for i, both in scores.items()
+        for order, score in enumerate(both)
+    ]
+    frame = pd.DataFrame(rows).assign(**({"decoding": "token", "opponent": "dpo"} | names))
+    frame.to_parquet(folder / "verdicts.parquet")
+    return folder
+
+
+@pytest.fixture
+def verdicts(tmp_path):
+    """Two seeds over four prompts; the last is never judged in seed 0, and once in seed 1.
+
+    Pairs of seed 0 score 1, 1/2 (contradiction), 0; of seed 1 1, 1/2 (two ties), 1, 1.
+    """
+    lost, longer = float("nan"), {0: -9, 1: 0, 2: 9, 3: 3}
+    first = {0: (1, 1), 1: (1, 0), 2: (0, 0), 3: (lost, lost)}
+    second = {0: (1, 1), 1: (0.5, 0.5), 2: (1, 1), 3: (lost, 1)}
+    return {
+        "verdicts:moe/seed0": judged(tmp_path / "0", first, longer),
+        "verdicts:moe/seed1": judged(tmp_path / "1", second, longer | {3: 5}),
+    }
+
+
+ROW = {"name": "Mixture", "policy": "moe", "decoding": "token"}
+
+
+def test_win_rates_pool_orders_then_seeds(verdicts):
+    """Per prompt 1, 1/2, 1/2, 1: mean 3/4, SD √(1/12), SE √(1/48). Pairs with both verdicts 3 + 3, one contradicts."""
+    value = {"mean": 0.548, "se": 0.027, "where": "there"}
+    table = {"opponents": {"dpo": "DPO"}, "rows": [ROW | {"published": {"dpo": [value]}}]}
+    cells, grid = win_rates_table(table, verdicts)
+    line = cells.iloc[0]
+    assert (line["mean"], line["se"], line["n"]) == (0.75, pytest.approx(np.sqrt(1 / 48)), 4)
+    assert (line["contradictions"], line["failures"], line["verdicts"]) == (pytest.approx(1 / 6), 3, 16)
+    assert (line["published_mean"], line["published_where"], line["seeds"]) == (0.548, "there", 2)
+    assert grid.iloc[0].to_dict() == {
+        "Model": "Mixture",
+        "Against": "DPO",
+        "Win rate, %": "75.0 ± 14.4",
+        "Win rate, %, published": "54.8 ± 2.7",
+        "Pairs": 4,
+        "Orders contradict, %": "16.7",
+        "Verdicts failed": "3 of 16",
+    }
+
+
+def test_a_decoding_and_an_opponent_are_judged_apart(tmp_path):
+    """Wins by token against DPO, losses by the likeliest expert against it; nobody was set against the reference."""
+    one = judged(tmp_path / "a", {0: (1, 1), 1: (1, 1)}, {0: 0, 1: 0})
+    two = judged(tmp_path / "b", {0: (0, 0), 1: (0, 0)}, {0: 0, 1: 0}, decoding="sparse")
+    both = pd.concat([pd.read_parquet(folder / "verdicts.parquet") for folder in (one, two)])
+    both.to_parquet(tmp_path / "verdicts.parquet")
+    rows = [ROW, ROW | {"name": "Sparse", "decoding": "sparse"}]
+    table = {"opponents": {"dpo": "DPO", "reference": "Reference"}, "rows": rows}
+    _, grid = win_rates_table(table, {"verdicts:moe/seed0": tmp_path})
+    assert grid["Win rate, %"].tolist() == ["100.0 ± 0.0", "–", "0.0 ± 0.0", "–"]
+    assert grid["Win rate, %, published"].tolist() == [""] * 4 and grid["Pairs"].tolist() == [2, 0, 2, 0]
+    assert grid["Orders contradict, %"].tolist() == ["0.0", "–", "0.0", "–"]
+
+
+def test_contradictions_need_both_verdicts(verdicts):
+    frames = [pd.read_parquet(folder / "verdicts.parquet") for folder in verdicts.values()]
+    assert [contradictions([frame]) for frame in frames] == [pytest.approx(1 / 3), 0.0]
+
+
+def test_length_bias(verdicts):
+    """Edges belong to the middle: 3 tokens in seed 0, where the prompt has no verdict, leave the 5 of seed 1."""
+    table = {"opponents": {"dpo": "DPO"}, "edges": [-3, 3], "rows": [ROW]}
+    cells, grid = length_bias_table(table, verdicts)
+    assert cells[["length", "mean", "n"]].values.tolist() == [
+        ["Shorter", 1.0, 1],
+        ["About as long", 0.5, 1],
+        ["Longer", 0.75, 2],
+    ]
+    assert grid.loc[0, "Shorter, %"] == "100.0 (n = 1)" and grid.loc[0, "Longer, %"] == "75.0 ± 25.0 (n = 2)"
+    cells, grid = length_bias_table(table | {"edges": [-99, 99]}, verdicts)
+    assert cells["n"].tolist() == [0, 4, 0] and grid.loc[0, "Longer, %"] == "– (n = 0)"
+
+
+def test_win_rate_of_a_claim_is_less_a_half(verdicts):
+    row = {"policy": "moe", "decoding": "token", "opponent": "dpo"}
+    found, unit = win_rate_above_half(row, verdicts, 0)
+    assert (found.effect, found.se, found.n, unit) == (0.25, pytest.approx(np.sqrt(1 / 48)), 4, 1.0)
+
+
+@pytest.fixture
+def gated(tmp_path):
+    """Two seeds of K = 2, the second with its experts the other way round; four users, two a taste, one of them astray.
+
+    Users 0 and 1 like helpfulness, 2 and 3 honesty; user 1 goes to honesty's expert. Of four triplets one is not
+    recovered. The largest weights are 0.8, 0.7, 0.9, 0.6 and 0.6, those of user 3 twice.
+    """
+    artifacts = {"preferences:e": tmp_path / "preferences"}
+    artifacts["preferences:e"].mkdir()
+    counts = pd.DataFrame({"pairs": [100], "disagreeing": [20]})
+    counts.to_csv(artifacts["preferences:e"] / "disagreement.csv", index=False)
+    weight = np.array([0.8, 0.3, 0.1, 0.4, 0.4])
+    asked = pd.DataFrame({"prompt_id": range(5), "domain": "instruction", "user": ["0", "1", "2", "3", "3"]})
+    asked["taste"] = [[*TASTES][user > "1"] for user in asked["user"]]
+    style = ["helpfulness", "helpfulness", "honesty", "honesty"]
+    triplets = pd.DataFrame({"style": style, "domain": "instruction", "user": ["0", "1", "2", "3"]})
+    q, margin = np.array([0.9, 0.8, 0.7, 0.1]), np.array([[4.0, 0], [2, 0], [0, 1], [0, 3]])
+    for seed, order in enumerate(([0, 1], [1, 0])):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        for name, frame, first in ("weights", asked, ("w", weight)), ("responsibilities", triplets, ("q", q)):
+            both = dict(zip(order, (first[1], 1 - first[1])))
+            frame = frame.assign(**{f"{first[0]}{k}": both[k] for k in (0, 1)})
+            if name == "responsibilities":
+                frame = frame.assign(**{f"margin{k}": margin[:, order[k]] for k in (0, 1)})
+            frame.to_parquet(folder / f"{name}.parquet")
+        artifacts |= {f"{stage}:moe/seed{seed}": folder for stage in ("completions", "policies")}
+    return artifacts
+
+
+def test_users_table(gated):
+    """Three of four users are at their taste's expert, in both seeds, whatever the experts' numbers.
+
+    One user is at expert 0 and three are at expert 1: any two tastes of two users each leave three at the best.
+    """
+    table = {"experiment": "e", "tastes": TASTES, "shuffles": 50, "seed": 0, "rows": [{"name": "MoE", "policy": "moe"}]}
+    cells, grid = users_table(table, gated)
+    own = cells[cells["row"] == "MoE"].set_index("column")
+    assert own.loc["Users at their expert", ["mean", "se", "n"]].tolist() == [0.75, pytest.approx(np.sqrt(3) / 8), 4]
+    assert own.loc["Users at their expert", ["chance", "chance_95"]].tolist() == [0.75, 0.75]
+    assert own.loc["Mean largest weight", "mean"] == pytest.approx((0.8 + 0.7 + 0.9 + 0.6 + 0.6) / 5)
+    assert own.loc["Triplets recovered", "mean"] == 0.75
+    assert own.loc["Honesty", ["mean", "head"]].tolist() == [1.0, "Expert 1"]
+    assert grid.loc[0, "Helpfulness"] == "Expert 0 (0.50)" and grid.loc[0, "Honesty"] == "Expert 1 (1.00)"
+    assert grid.loc[0, "n (users, prompts, triplets)"] == "4, 5, 4"
+    assert grid.iloc[1]["Pairs on which tastes disagree"] == "0.200 ± 0.040 (n = 100)"
+    assert cells.iloc[-1][["row", "mean", "n"]].tolist() == ["Preferences", 0.2, 100]
+
+
+def test_a_users_expert_is_of_the_mean_weight(gated):
+    """User 3 gives expert 0 0.4 first and then 0.9, 0.65 on average: one user of each taste is astray.
+
+    Two users at either expert: shuffled tastes agree with that for 1 of 3 ways to pair them and else for half, 2/3.
+    """
+    for seed in (0, 1):
+        path = gated[f"completions:moe/seed{seed}"] / "weights.parquet"
+        frame = pd.read_parquet(path)
+        frame.loc[4, [f"w{seed}", f"w{1 - seed}"]] = 0.9, 0.1
+        frame.to_parquet(path)
+    rows = [{"name": "MoE", "policy": "moe"}]
+    table = {"experiment": "e", "tastes": TASTES, "shuffles": 200, "seed": 0, "rows": rows}
+    cells, grid = users_table(table, gated)
+    assert grid.loc[0, "Users at their expert"] == "0.500 ± 0.250"
+    assert cells.loc[0, ["chance", "chance_95"]].tolist() == pytest.approx([2 / 3, 1.0], abs=0.05)
+
+
+def test_entropy():
+    assert entropy(np.array([[0.5, 0.5], [1.0, 0.0]])).tolist() == pytest.approx([np.log(2), 0.0])
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """One seed of K = 2, joy 1, 2, 3 by token and 5 by expert 1, which weighs most; 30 s for 60 steps."""
+    folder, prompts = tmp_path / "mix", pd.DataFrame({"prompt_id": [0, 1, 2], "domain": "movie"})
+    folder.mkdir()
+    frames = {"token": [1.0, 2, 3], "expert0": [0.0] * 3, "expert1": [5.0] * 3}
+    texts = pd.concat([prompts.assign(sample=0, decoding=d, joy=joy) for d, joy in frames.items()])
+    texts.drop(columns="joy").to_parquet(folder / "completions.parquet")
+    texts[["prompt_id", "sample", "decoding", "joy"]].to_parquet(folder / "scores.parquet")
+    prompts.assign(w0=0.25, w1=0.75).to_parquet(folder / "weights.parquet")
+    q = pd.DataFrame({"style": ["s", "t"], "domain": "movie", "q0": [0.5, 0.5], "q1": [0.5, 0.5]})
+    q.assign(margin0=1.0, margin1=2.0).to_parquet(folder / "responsibilities.parquet")
+    pd.DataFrame({"step": range(60), "loss": 0.0}).to_csv(folder / "curve.csv", index=False)
+    (tmp_path / "record.json").write_text(json.dumps({"seconds": 30.0}))
+    artifacts = {f"{stage}:mix/seed0": folder for stage in ("completions", "rewards", "policies")}
+    return artifacts | {"record:policies:e/mix/seed0": tmp_path / "record.json"}
+
+
+def test_ablations_table(trained):
+    """H(1/4) = 0.562 nats, 0.81 of log 2; q is uniform, so argmax tells one of two styles; 30 s / 60 steps."""
+    rows = [{"name": "Mix", "policy": "mix"}, {"name": "Sparse", "policy": "mix", "decoding": "sparse"}]
+    cells, grid = ablations_table({"experiment": "e", "columns": {"joy": "Joy"}, "rows": rows}, trained)
+    assert grid["Joy"].tolist() == ["2.000 ± 0.577", "5.000 ± 0.000"]
+    assert grid.loc[0, "Entropy of w, nats (of log K)"] == "0.562 ± 0.000 (0.81)"
+    assert grid.loc[0, "Entropy of q, nats (of log K)"] == "0.693 ± 0.000 (1.00)"
+    assert grid.iloc[0, -3:].tolist() == ["0.500", "0.500", "3, 2"]
+    assert cells.loc[cells["column"] == "joy", "mean"].tolist() == [2.0, 5.0]
+    assert grid.drop(columns=["Model", "Joy"]).nunique().tolist() == [1] * 5
+
+
+def test_no_record_is_a_dash(trained):
+    del trained["record:policies:e/mix/seed0"]
+    assert np.isnan(seconds_per_step(trained, "e", "mix"))
+    table = {"experiment": "e", "columns": {"joy": "Joy"}, "rows": [{"name": "Mix", "policy": "mix"}]}
+    assert ablations_table(table, trained)[1].loc[0, "Seconds a step, with imports"] == "–"
+
+
+def test_user_rewards_are_means_over_a_users_triplets():
+    frame = pd.DataFrame({"user": ["b", "a", "b"], "style": ["x", "y", "x"], "domain": "d", "q0": 1.0})
+    users = user_rewards(frame.assign(margin0=[1.0, 5.0, 3.0], margin1=[0.0, 1.0, 1.0]))
+    assert users.values.tolist() == [["a", "y", 1, 5.0, 1.0], ["b", "x", 2, 2.0, 0.5]]
+
+
+def test_principal_components():
+    """Along (3, 4) the points lie at −10, 0, 10, across it at 1, −2, 1: variances 100 and 3."""
+    along, across = np.array([0.6, 0.8]), np.array([-0.8, 0.6])
+    points = np.outer([-10, 0, 10], along) + np.outer([1, -2, 1], across)
+    places, explained = principal_components(points)
+    assert abs(places) == pytest.approx(abs(np.array([[10, 1], [0, 2], [10, 1]])), abs=1e-9)
+    assert explained == pytest.approx([100 / 103, 3 / 103])
+
+
+def test_user_map_draws_every_user_of_the_first_seed(gated):
+    """Margins (4, 0), (2, 0), (0, 1), (0, 3); a taste has the same marker in the legend as in every panel."""
+    table = {"tastes": [*TASTES], "rows": [{"name": "MoE", "policy": "moe"}] * 2}
+    figure, numbers = user_map(table, gated)
+    one = numbers[numbers["panel"] == "a"]
+    assert one["user"].tolist() == ["0", "1", "2", "3"] and one["series"].tolist() == [t for t in TASTES for _ in "ab"]
+    assert one[["margin0", "margin1"]].values.tolist() == [[4, 0], [2, 0], [0, 1], [0, 3]]
+    assert np.linalg.norm(one[["x", "y"]].diff().iloc[1]) == pytest.approx(2.0)
+    assert one["x"].var() > one["y"].var()
+    drawn = [group.get_offsets().data.tolist() for group in figure.axes[1].collections]
+    assert drawn == [one[["x", "y"]].values[:2].tolist(), one[["x", "y"]].values[2:].tolist()]
+    assert [axis.get_title() for axis in figure.axes] == ["(a) MoE", "(b) MoE"]
+
+
+def test_figure_is_the_same_bytes_twice(tmp_path, runtime, gated):
+    table = yaml.safe_load((PUBLISHED / "poster_figure.yaml").read_text())
+    rows = [row | {"policy": "moe"} for row in table["rows"]]
+    source = tmp_path / "figure.yaml"
+    source.write_text(yaml.safe_dump(table | {"rows": rows}))
+    written = []
+    for out in (tmp_path / "first", tmp_path / "second"):
+        out.mkdir()
+        figures(out, {"table": "poster_figure"}, runtime=runtime, resume=out, published=source, **gated)
+        written.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert set(written[0]) == {f"poster_figure.{suffix}" for suffix in ("png", "pdf", "csv")}
+    assert written[0] == written[1]
+
+
+def test_tables_are_printed_from_their_yaml(tmp_path, runtime, verdicts):
+    """Published percentages stand beside ours, at Case 1 alone; length_bias takes the rows of the other table."""
+    methods = ("user_moe_case1", "user_moe_case2", "user_moe_adapters")
+    artifacts = {f"verdicts:multi_user/{method}/seed0": verdicts["verdicts:moe/seed0"] for method in methods}
+    source = PUBLISHED / "poster_table3.yaml"
+    how = {"runtime": runtime, "resume": tmp_path} | artifacts
+    paper(tmp_path, {"table": "poster_table3"}, published=source, **how)
+    text = (tmp_path / "poster_table3.md").read_text()
+    assert [text.count(value) for value in ("54.8 ± 2.7", "56.9 ± 2.8", "55.1 ± 3.2", "56.5 ± 2.8")] == [1] * 4
+    assert text.count("| 50.0 ± 28.9 ") == 3
+    assert r"Win rate, \%" in (tmp_path / "poster_table3.tex").read_text()
+    paper(tmp_path, {"table": "length_bias"}, published=PUBLISHED / "length_bias.yaml", poster_table3=source, **how)
+    numbers = json.loads((tmp_path / "length_bias.json").read_text())
+    assert len(numbers) == 6 and numbers["Adapters (Mixture)"]["DPO"]["Longer"] == {"mean": 0.0, "n": 1}
+
+
+def test_published_tables_are_known():
+    tables = published(PUBLISHED, yaml.safe_load((PUBLISHED.parent.parent / "config.yaml").read_text()))
+    users = ["user_moe_case1", "user_moe_case2", "user_moe_adapters"]
+    for name in ("poster_table3", "length_bias", "users"):
+        assert tables[name]["kind"] in printing.KINDS and methods_of(tables[name], "multi_user") == users
+    assert tables["poster_figure"]["kind"] in KINDS and methods_of(tables["poster_figure"], "multi_user") == users
+    assert tables["ablations"]["target"] == "ablations" and tables["ablations"]["kind"] in printing.KINDS
+    rows = [(row["policy"], row.get("decoding", "token")) for row in tables["ablations"]["rows"]]
+    assert len(rows) == len(set(rows)) == 16
