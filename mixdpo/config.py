@@ -158,7 +158,7 @@ def _check_users(config: dict, name: str) -> None:
             f"assets.base.reviews, found {needed}; lower them"
         )
     judge = config["judge"]
-    for opponent in judge["opponents"].values():
+    for opponent in judge["opponents"]:
         if opponent != "reference" and opponent not in config["policies"]["methods"]:
             raise UserError(f"judge.opponents: expected reference or a method, found {opponent}; add it or correct it")
     embedded = judge["kind"] == "rating" and judge["rating"]["scorer"] == "embedded"
@@ -491,5 +491,5 @@ def experiments_of(table: dict) -> list[str]:
 def methods_of(table: dict, experiment: str) -> list[str]:
     """The methods that a table compares within an experiment: those of its rows, and what it compares them with."""
     rows = [row for row in table.get("rows", []) if row.get("experiment", experiment) == experiment]
-    named = [entry[key] for entry in [*rows, table] for key in ("policy", "baseline") if key in entry]
-    return list(dict.fromkeys(named))
+    named = [entry[key] for entry in [*rows, table] for key in ("policy", "baseline", "opponent") if key in entry]
+    return list(dict.fromkeys([*named, *table.get("opponents", [])]))

@@ -70,7 +70,7 @@ def policy_inputs(config: dict, experiment: str, policy: str, stages: Iterable[s
     paths = {"completions": f"{evaluation}/completions/manifest.json"}
     if not has_users(config, experiment):
         paths["rewards"] = f"{evaluation}/rewards/manifest.json"
-    elif policy.split("/")[0] not in config["judge"]["opponents"].values():
+    elif policy.split("/")[0] not in config["judge"]["opponents"]:
         paths["verdicts"] = f"{evaluation}/verdicts/manifest.json"
     if policy != "reference":
         paths["policies"] = f"{run}/policies/{experiment}/{policy}/manifest.json"
@@ -150,11 +150,10 @@ def targets(config: dict, tables: dict[str, dict], target: str = "all") -> list[
                 stages = ["sft", "preferences", "reference"]
                 stages += [] if has_users(config, experiment) else ["completions", "rewards"]
                 stages += ["bases"] * ("base" in config["experiments"][experiment])
-                others = config["judge"]["opponents"].values() if has_users(config, experiment) else []
-                evaluated = [policy for other in others for policy in policies_of(config, other)]
-                stages += [f"evaluations/{experiment}/{policy}/completions" for policy in evaluated]
-                named = [method, *others] + (initial_methods(config, method) if method != "reference" else [])
-                for trained in set(named) - {"reference"}:
+                if has_users(config, experiment):  # opponents are in no table but as those who are compared with
+                    policies = policies_of(config, method)
+                    stages += [f"evaluations/{experiment}/{policy}/completions" for policy in policies]
+                for trained in [method, *initial_methods(config, method)] if method != "reference" else []:
                     stages += ["gates"] * is_gated(config, trained)
                     stages += [f"policies/{experiment}/{policy}" for policy in policies_of(config, trained)]
                 artifacts |= {f"{run}/{s if '/' in s else f'{s}/{experiment}'}/manifest.json" for s in stages}

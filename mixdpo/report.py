@@ -333,9 +333,13 @@ def quoted_samples(
     for method in methods:
         policy = policies_in(own, method, "completions")[0]
         frame = pd.read_parquet(own[f"completions:{policy}"] / "completions.parquet")
-        scores = pd.read_parquet(own[f"rewards:{policy}"] / "scores.parquet")
-        rewards = [name for name in scores if name not in ("prompt_id", "sample", "decoding")]
-        frame = frame.merge(scores, on=["prompt_id", "sample", "decoding"], validate="1:1")
+        rewards = []
+        if f"rewards:{policy}" in own:
+            scores = pd.read_parquet(own[f"rewards:{policy}"] / "scores.parquet")
+            rewards = [name for name in scores if name not in ("prompt_id", "sample", "decoding")]
+            frame = frame.merge(scores, on=["prompt_id", "sample", "decoding"], validate="1:1")
+        if "taste" in frame:  # who asks is what the prompts of users differ in
+            frame["domain"] = "for " + frame["taste"].str.replace("_", " ")
         weights = pd.read_parquet(own[f"completions:{policy}"] / "weights.parquet").set_index("prompt_id")
         order = head_order(own, method).get(policy, [0])
         if drawn is None:
@@ -382,8 +386,11 @@ def describe(spec: dict) -> str:
     heads, models = spec["shared_heads"], spec["independent_models"]
     experts = [f"{heads} heads on one encoder"] * (heads > 0)
     experts += [f"{models} model" + "s" * (models > 1)] * (models > 0)
+    experts += [f"{spec['adapters']} adapters of one model"] * (spec["adapters"] > 0)
+    experts += [f"experts of {', '.join(spec['initial_experts'])}"] * bool(spec["initial_experts"])
     learned = "learned" if spec["learn_weights"] else "fixed"
-    weights = f", {learned} {'gate' if spec['weights'] == 'gate' else 'weights'}" * (heads + models > 1)
+    several = heads + models + spec["adapters"] > 1 or bool(spec["initial_experts"])
+    weights = f", {learned} {'gate' if spec['weights'] == 'gate' else 'weights'}" * several
     return f"{' and '.join(experts)}{weights}, {spec['epochs']} epoch{'s' * (spec['epochs'] > 1)}"
 
 

@@ -1,8 +1,12 @@
 """Log-probabilities and perplexity are transformers' own; SFT lowers the latter."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from mixdpo.language import (
@@ -64,17 +68,20 @@ def test_head_log_probs_and_gradients_are_those_of_cross_entropy(bias, precision
                 assert (found[p] - gradient).norm() < tolerance * gradient.norm()
 
 
-def test_log_probs_computes_equal_pairs_once_and_keeps_the_order(runtime):
-    """`value` here adds up the tokens of prompt and completion, so every result says which pair it belongs to."""
+def test_log_probs_computes_equal_rows_once_and_keeps_the_order(runtime):
+    """`value` here adds up the tokens of a row and its context, so every result says which row it belongs to."""
     seen = []
 
-    def value(batch, prompts):
-        seen.extend(map(tuple, prompts))
-        return batch.tokens.sum(dim=1).double()
+    def value(batch, contexts):
+        seen.extend(contexts)
+        return batch.tokens.sum(dim=1).double() + torch.tensor(contexts)
 
-    prompts, completions = [[1], [2, 2], [1], [3]], [[10, 10], [20], [10, 10], [10]]
-    assert log_probs(value, prompts, completions, runtime, batch_size=2).tolist() == [21, 24, 21, 13]
-    assert sorted(seen) == [(1,), (2, 2), (3,)]
+    prompts, completions = [[1], [2, 2], [1], [3], [1]], [[10, 10], [20], [10, 10], [10], [10, 10]]
+    contexts = [0, 0, 0, 100, 100]
+    found = log_probs(value, prompts, completions, runtime, contexts, batch_size=2)
+    assert found.tolist() == [21, 24, 21, 113, 121]
+    assert sorted(seen) == [0, 0, 100, 100]
+    assert log_probs(value, prompts, completions, runtime).tolist() == [21, 24, 21, 13, 21]
 
 
 def test_token_rows(model_folder):
@@ -112,3 +119,14 @@ def test_sft_lowers_perplexity(tmp_path, model_folder, reviews_folder, runtime):
         load_language_model(tmp_path / "model", runtime).config.vocab_size
         == load_language_model(model_folder, runtime).config.vocab_size
     )
+
+
+def test_no_epoch_of_fine_tuning_keeps_the_base_model(tmp_path, model_folder, reviews_folder, runtime):
+    """The poster's reference is the pretrained model: `sft: {epochs: 0}`."""
+    spec = yaml.safe_load((Path(__file__).parent.parent / "config.yaml").read_text())["sft"]
+    spec |= {"domains": ["movie"], "epochs": 0, "max_tokens": 32}
+    sft(tmp_path, spec, runtime=runtime, resume=tmp_path, base=model_folder.parent, reviews=reviews_folder)
+    weights = [load_file(folder / "model.safetensors") for folder in (model_folder, tmp_path / "model")]
+    assert weights[0].keys() == weights[1].keys() and all(weights[0][n].equal(weights[1][n]) for n in weights[0])
+    table = pd.read_csv(tmp_path / "perplexity.csv")
+    assert (table["before"] == table["after"]).all()

@@ -36,7 +36,7 @@ def judged(folder: Path, scores: dict[int, tuple[float, float]], differences: di
         for i, both in scores.items()
         for order, score in enumerate(both)
     ]
-    frame = pd.DataFrame(rows).assign(**({"decoding": "token", "opponent": "dpo"} | names))
+    frame = pd.DataFrame(rows).assign(**({"decoding": "token", "opponent": "user_dpo"} | names))
     frame.to_parquet(folder / "verdicts.parquet")
     return folder
 
@@ -62,7 +62,7 @@ ROW = {"name": "Mixture", "policy": "moe", "decoding": "token"}
 def test_win_rates_pool_orders_then_seeds(verdicts):
     """Per prompt 1, 1/2, 1/2, 1: mean 3/4, SD √(1/12), SE √(1/48). Pairs with both verdicts 3 + 3, one contradicts."""
     value = {"mean": 0.548, "se": 0.027, "where": "there"}
-    table = {"opponents": {"dpo": "DPO"}, "rows": [ROW | {"published": {"dpo": [value]}}]}
+    table = {"opponents": {"user_dpo": "DPO"}, "rows": [ROW | {"published": {"user_dpo": [value]}}]}
     cells, grid = win_rates_table(table, verdicts)
     line = cells.iloc[0]
     assert (line["mean"], line["se"], line["n"]) == (0.75, pytest.approx(np.sqrt(1 / 48)), 4)
@@ -86,7 +86,7 @@ def test_a_decoding_and_an_opponent_are_judged_apart(tmp_path):
     both = pd.concat([pd.read_parquet(folder / "verdicts.parquet") for folder in (one, two)])
     both.to_parquet(tmp_path / "verdicts.parquet")
     rows = [ROW, ROW | {"name": "Sparse", "decoding": "sparse"}]
-    table = {"opponents": {"dpo": "DPO", "reference": "Reference"}, "rows": rows}
+    table = {"opponents": {"user_dpo": "DPO", "reference": "Reference"}, "rows": rows}
     _, grid = win_rates_table(table, {"verdicts:moe/seed0": tmp_path})
     assert grid["Win rate, %"].tolist() == ["100.0 ± 0.0", "–", "0.0 ± 0.0", "–"]
     assert grid["Win rate, %, published"].tolist() == [""] * 4 and grid["Pairs"].tolist() == [2, 0, 2, 0]
@@ -100,7 +100,7 @@ def test_contradictions_need_both_verdicts(verdicts):
 
 def test_length_bias(verdicts):
     """Edges belong to the middle: 3 tokens in seed 0, where the prompt has no verdict, leave the 5 of seed 1."""
-    table = {"opponents": {"dpo": "DPO"}, "edges": [-3, 3], "rows": [ROW]}
+    table = {"opponents": {"user_dpo": "DPO"}, "edges": [-3, 3], "rows": [ROW]}
     cells, grid = length_bias_table(table, verdicts)
     assert cells[["length", "mean", "n"]].values.tolist() == [
         ["Shorter", 1.0, 1],
@@ -113,7 +113,7 @@ def test_length_bias(verdicts):
 
 
 def test_win_rate_of_a_claim_is_less_a_half(verdicts):
-    row = {"policy": "moe", "decoding": "token", "opponent": "dpo"}
+    row = {"policy": "moe", "decoding": "token", "opponent": "user_dpo"}
     found, unit = win_rate_above_half(row, verdicts, 0)
     assert (found.effect, found.se, found.n, unit) == (0.25, pytest.approx(np.sqrt(1 / 48)), 4, 1.0)
 
@@ -288,7 +288,7 @@ def test_published_tables_are_known():
     tables = published(PUBLISHED, yaml.safe_load((PUBLISHED.parent.parent / "config.yaml").read_text()))
     users = ["user_moe_case1", "user_moe_case2", "user_moe_adapters"]
     for name in ("poster_table3", "length_bias", "users"):
-        assert tables[name]["kind"] in printing.KINDS and methods_of(tables[name], "multi_user") == users
+        assert tables[name]["kind"] in printing.KINDS and methods_of(tables[name], "multi_user")[:3] == users
     assert tables["poster_figure"]["kind"] in KINDS and methods_of(tables["poster_figure"], "multi_user") == users
     assert tables["ablations"]["target"] == "ablations" and tables["ablations"]["kind"] in printing.KINDS
     rows = [(row["policy"], row.get("decoding", "token")) for row in tables["ablations"]["rows"]]

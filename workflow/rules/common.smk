@@ -133,9 +133,9 @@ def verdict_inputs(wildcards):
     folder = f"{RESULTS}/evaluations/{wildcards.experiment}"
     seed = wildcards.policy.partition("/")[2]
     inputs = {"policy": f"{folder}/{wildcards.policy}/completions/manifest.json"}
-    for name, method in config["judge"]["opponents"].items():
+    for method in config["judge"]["opponents"]:
         opponent = method if method == "reference" else f"{method}/{seed}"
-        inputs[name] = f"{folder}/{opponent}/completions/manifest.json"
+        inputs[method] = f"{folder}/{opponent}/completions/manifest.json"
     return inputs
 
 
