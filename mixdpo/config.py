@@ -161,6 +161,9 @@ def _check_users(config: dict, name: str) -> None:
     for opponent in judge["opponents"]:
         if opponent != "reference" and opponent not in config["policies"]["methods"]:
             raise UserError(f"judge.opponents: expected reference or a method, found {opponent}; add it or correct it")
+    if judge["kind"] not in judge_names():
+        known = ", ".join(judge_names())
+        raise UserError(f"judge.kind: expected one of {known}, found {judge['kind']}; correct it")
     embedded = judge["kind"] == "rating" and judge["rating"]["scorer"] == "embedded"
     if embedded and config["assets"]["feedback"]["source"] != "embedded":
         raise UserError(
@@ -416,7 +419,7 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
             return config["evaluations"] | chosen.get("evaluations", {}) | asked
         case "verdicts":
             kind = config["judge"]["kind"]
-            return {"judge": {"kind": kind, kind: config["judge"][kind]}}
+            return {"judge": {"kind": kind, kind: config["judge"].get(kind, {})}}
         case "evaluations":
             prompts = {"prompt_tokens": config["completions"]["prompt_tokens"], "per_prompt": 1, "split": "test"}
             return config["evaluations"] | prompts | {"domains": chosen["domains"]}
@@ -458,10 +461,20 @@ def policies_of(config: dict, method: str) -> list[str]:
 
 
 def reward_names() -> list[str]:
-    """Names of the registered rewards, read from the source: the workflow does not load torch to check a name."""
-    tree = ast.parse((Path(__file__).parent / "rewards.py").read_text())
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    return [f.name for f in functions if any(getattr(d, "id", "") == "reward" for d in f.decorator_list)]
+    """Names of the registered rewards."""
+    return _decorated("rewards.py", "reward")
+
+
+def judge_names() -> list[str]:
+    """Names of the registered judges, each a class in lower case."""
+    return [name.lower() for name in _decorated("judges.py", "judge")]
+
+
+def _decorated(file: str, decorator: str) -> list[str]:
+    """What a decorator registers, read from the source: the workflow does not load torch to check a name."""
+    tree = ast.parse((Path(__file__).parent / file).read_text())
+    named = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    return [n.name for n in named if any(getattr(d, "id", "") == decorator for d in n.decorator_list)]
 
 
 def published(folder: Path, config: dict) -> dict[str, dict]:

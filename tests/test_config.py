@@ -206,3 +206,54 @@ def test_a_spec_holds_its_slice_only():
     for stage in stages:
         assert spec(DEFAULT, stage, "multi_reward", "dpo/seed0") == spec(edited, stage, "multi_reward", "dpo/seed0")
     assert spec(DEFAULT, "evaluations", "multi_reward") != spec(edited, "evaluations", "multi_reward")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("judge.kind", "oracle", ["judge.kind", "rating, llm", "found oracle"]),
+        ("judge.rating", {"scorer": "model", "path": None}, ["judge.rating.path", "reward model", "found none"]),
+        ("judge.opponents", ["user_dpq"], ["judge.opponents", "found user_dpq"]),
+        ("judge.llm.attempts", 0, ["judge.llm.attempts", "found 0"]),
+        ("assets.feedback.source", "hub", ["judge.rating.scorer", "expected model", "found embedded"]),
+        ("assets.feedback.template", "Q:", ["assets.feedback.template", "instruction"]),
+        ("experiments.multi_user.domains", ["movie"], ["multi_user.domains", "expected [instruction]", "movie"]),
+        ("experiments.multi_user.users.max_tokens", 120, ["multi_user.users", "128 positions", "found 144"]),
+        ("experiments.multi_user.sft", {"epoch": 1}, ["multi_user.sft", "found epoch"]),
+        ("experiments.multi_user.rewards", ["grammar"], ["experiments.multi_user", "either rewards, or users"]),
+        ("policies.methods.user_moe_case1.weights", "global", ["user_moe_case1.user_gate", "weights: gate"]),
+        ("policies.methods.user_moe_case1.pretrained_gate", True, ["pretrained_gate", "found true"]),
+        (
+            "policies.methods.user_moe_case1.phases",
+            [{"until": 1.0, "responsibilities": {"entropy": 0, "confidence": 1, "kl_uniform": 0, "kl_w": 1}}],
+            ["user_moe_case1.phases", "found 0"],
+        ),
+        (
+            "policies.methods.ablation_added.initial_experts",
+            ["mix_case9"],
+            ["ablation_added.initial_experts", "mix_case9"],
+        ),
+        ("policies.methods.ablation_added.initial_experts", ["mix_case1/3"], ["expert of mix_case1 from 0 to 2", "/3"]),
+        ("policies.methods.ablation_added.shared_heads", 2, ["ablation_added", "found both"]),
+    ],
+)
+def test_faults_of_users_and_extensions_are_one_line(key, value, words):
+    with pytest.raises(UserError) as error:
+        validate(changed(key, value))
+    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value), error.value
+
+
+def test_an_experiment_left_out_leaves_out_its_tables():
+    config = changed("experiments.multi_user", None)
+    validate(config)
+    tables, whole = (published(ROOT / "workflow/published", c) for c in (config, DEFAULT))
+    check_tables(config, tables)
+    assert set(whole) - set(tables) == {
+        "poster_table3",
+        "poster_figure",
+        "length_bias",
+        "users",
+        "users_win_rates",
+        "users_architectures",
+    }
+    assert tables["preferences"]["experiments"] == ["multi_reward", "multi_task"]

@@ -186,9 +186,9 @@ def test_report(project):
 
 
 def test_killed_at_work_the_run_continues_to_the_same_bytes(project, tmp_path):
-    """kill -9 of Snakemake and its job as soon as a stage has resume state; then one call to the end."""
-    again = copy_project(tmp_path)
-    command = ["snakemake", "--cores", "1", "--configfile", "tests/tiny.yaml"]
+    """kill -9 of Snakemake and its job as soon as a stage has resume state; then one call to the end of a table."""
+    again, table = copy_project(tmp_path), "paper_tables/tiny/table1.manifest.json"
+    command = ["snakemake", "--cores", "1", table, "--configfile", "tests/tiny.yaml"]
     for stage, state in ("base", "training.pt"), ("completions", "batch-*.json"), ("policies", "training.pt"):
         process = subprocess.Popen(
             command,
@@ -205,15 +205,15 @@ def test_killed_at_work_the_run_continues_to_the_same_bytes(project, tmp_path):
         process.wait()
         assert found[0].exists()
         assert snakemake(again, "--unlock").returncode == 0
-    done = snakemake(again)
+    done = snakemake(again, table)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     for pattern in ("results/tiny/**/manifest.json", "paper_tables/tiny/*"):
         first, second = (
             {p.relative_to(folder): p.read_bytes() for p in folder.glob(pattern) if p.stem.split(".")[0] not in VARIES}
             for folder in (project, again)
         )
-        assert len(first) > 10 and first.keys() == second.keys()
-        assert [path for path in first if first[path] != second[path]] == []
+        assert len(second) > 3
+        assert [path for path in second if first[path] != second[path]] == []
 
 
 def test_sensitivity(project):
