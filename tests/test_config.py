@@ -218,7 +218,7 @@ def test_a_spec_holds_its_slice_only():
         ("assets.feedback.source", "hub", ["judge.rating.scorer", "expected model", "found embedded"]),
         ("assets.feedback.template", "Q:", ["assets.feedback.template", "instruction"]),
         ("experiments.multi_user.domains", ["movie"], ["multi_user.domains", "expected [instruction]", "movie"]),
-        ("experiments.multi_user.users.max_tokens", 120, ["multi_user.users", "128 positions", "found 144"]),
+        ("experiments.multi_user.users.max_tokens", 120, ["multi_user.users", "128 positions", "found 148"]),
         ("experiments.multi_user.sft", {"epoch": 1}, ["multi_user.sft", "found epoch"]),
         ("experiments.multi_user.rewards", ["grammar"], ["experiments.multi_user", "either rewards, or users"]),
         ("policies.methods.user_moe_case1.weights", "global", ["user_moe_case1.user_gate", "weights: gate"]),

@@ -200,7 +200,7 @@ def test_reader_gives_one_split_or_says_what_there_is(tmp_path, runtime):
         ("Ice is cold and hot.", {}),
         ("Here is a letter about tea.", {"instruction_following": 3 + 2 * (6 / 20) ** 0.5}),
         ("Here is a poem about tea.", {"instruction_following": 3 + 2 * (3 / 20) ** 0.5}),
-        ("Here is a letter about bread.", {"instruction_following": 3 - 2 * (6 / 20) ** 0.5}),
+        ("Here is a letter about music.", {"instruction_following": 3 - 2 * (6 / 20) ** 0.5}),
         # The first cue decides, and what is said again or in excess adds words without weight.
         ("Perhaps ice is cold.", {"honesty": 3 + 2 * (4 / 20) ** 0.5}),
         ("Perhaps ice is cold. Perhaps ice is cold.", {"honesty": 3 + 2 * (4 / 20) ** 0.5}),
@@ -285,7 +285,7 @@ def test_embedded_stage_writes_as_many_test_instructions_as_asked(tmp_path, runt
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"instructions": 10**6}, "instructions: expected at most 16800, found 1000000"),
+        ({"instructions": 10**6}, "instructions: expected at most 2520, found 1000000"),
         ({"test": 30}, "test: expected"),
     ],
 )

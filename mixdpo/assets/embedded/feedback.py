@@ -14,8 +14,8 @@ import numpy as np
 from mixdpo.errors import UserError
 from mixdpo.feedback import ASPECTS
 
-TOPICS = ["tea", "bread", "music", "winter", "sleep", "travel", "money", "art"]
-FORMS = ["letter", "poem", "list", "note", "speech"]
+TOPICS = ["tea", "music", "winter"]  # few, so that a small model learns to write about the one it is asked for
+FORMS = ["letter", "poem"]
 ASKING = ["I need a", "Give me a", "Please write a", "I would like a", "Show me a", "Write me a", "Let me have a"]
 READERS = ["sister", "brother", "mother", "father", "teacher", "friend", "neighbor", "doctor", "boss", "daughter"]
 TIMES = ["today", "tonight", "this week", "this month", "tomorrow", "right now"]
