@@ -442,7 +442,8 @@ def user_map(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFr
 
     A reward difference is β (log_ratio⁺ − log_ratio⁻) of an expert on a validation triplet of the user.
     """
-    figure, lines = Figure(figsize=(WIDTH, 2.5)), []
+    single, lines = len(table["rows"]) == 1, []  # one panel is one column of two
+    figure = Figure(figsize=(WIDTH / 2, 3.0) if single else (WIDTH, 2.5))
     axes = figure.subplots(1, len(table["rows"]), squeeze=False)[0]
     for panel, (row, axis) in enumerate(zip(table["rows"], axes)):
         folder = next(iter(folders(artifacts, "policies", row["policy"]).values()))
@@ -457,10 +458,11 @@ def user_map(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFr
         axis.set(xlabel=f"PC 1 ({shares[0]:.0f} % of variance)", ylabel=f"PC 2 ({shares[1]:.0f} %)")
         axis.set_aspect("equal", adjustable="datalim")
         axis.locator_params(nbins=5)
-        axis.set_title(f"{letter(panel)} {row['name']}")
+        if not single:
+            axis.set_title(f"{letter(panel)} {row['name']}")
         users["explained_x"], users["explained_y"] = explained
         lines.append(users.assign(panel="abcdefgh"[panel], method=row["policy"]))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, handletextpad=0.2)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2 if single else 4, handletextpad=0.2)
     numbers = pd.concat(lines, ignore_index=True).rename(columns={"style": "series"})
     first = ["panel", "series", "x", "y", "method", "user", "triplets", "explained_x", "explained_y"]
     return figure, numbers[[*first, *numbers.columns.difference(first)]]
