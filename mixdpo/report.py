@@ -23,7 +23,7 @@ from safetensors import safe_open
 
 from mixdpo.audit import lineage, sources
 from mixdpo.claims import CLAIM_COLUMNS, SIGNS
-from mixdpo.config import configuration, experiments_of, methods_of
+from mixdpo.config import configuration, experiments_of, is_figure, methods_of
 from mixdpo.errors import Corrupt
 from mixdpo.graph import job
 from mixdpo.published import resolved
@@ -70,7 +70,7 @@ def report(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **inputs: P
         tables, key=lambda name: (not name.startswith("table"), tables[name]["where"].startswith("ours"), name)
     )
     tables = {name: resolved(tables[name], tables) for name in order}
-    printed = [cells.table(n, t, manifests[n]) for n, t in tables.items() if not is_figure(n) and n != "claims"]
+    printed = [cells.table(n, t, manifests[n]) for n, t in tables.items() if not is_figure(t) and n != "claims"]
     claims = cells.claims(tables.get("claims"), manifests.get("claims"))
     content = {
         "run": spec["run"],
@@ -79,7 +79,7 @@ def report(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **inputs: P
         "verdicts": {verdict: [c for c in claims if c["verdict"] == verdict] for verdict in (*SIGNS, "not tested")},
         "tables": [table for table in printed if table["kind"] != "compute"],
         "compute": [table for table in printed if table["kind"] == "compute"],
-        "figures": [cells.figure(n, t, manifests[n]) for n, t in tables.items() if is_figure(n)],
+        "figures": [cells.figure(n, t, manifests[n]) for n, t in tables.items() if is_figure(t)],
         "samples": [quoted_samples(e, own[e], tables, artifacts, spec["prompts"], rng) for e in own],
         "pairs": [quoted_pairs(e, own[e], tables, parts["preferences"][e], spec["pairs"], rng) for e in own],
         "differences": differences(artifacts, configuration(overlay=str(inputs["paper"])) | {"run": spec["run"]}),
@@ -108,10 +108,6 @@ def render(template: str, content: dict) -> str:
     jinja.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     jinja.filters |= {function.__name__: function for function in (duration, interval, number, titled)}
     return jinja.from_string(template).render(content)
-
-
-def is_figure(name: str) -> bool:
-    return name.startswith("figure")
 
 
 class Artifacts:
