@@ -173,7 +173,8 @@ def judged(table: dict, rows: list[dict], artifacts: dict[str, Path]) -> pd.Data
         else:
             measure = row.get("measure", "reward")
             found, unit = MEASURES[measure](row, within(artifacts, row["experiment"]), table["seed"])
-            line |= vars(found) | {"size": row.get("smallest", deviations * unit)}
+            size = value if "published" in row.get("of", row) else deviations * unit
+            line |= vars(found) | {"size": row.get("smallest", size)}
             own = found.effect / unit if measure == "reward" else np.nan
             line["shown"] = show_claim(row, found.effect, found.se, own)
             if row["test"] == "equal":

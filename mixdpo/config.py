@@ -44,11 +44,11 @@ def validate(config: dict) -> None:
     validator = Draft202012Validator(yaml.safe_load(SCHEMA.read_text()))
     faults = sorted(validator.iter_errors(config), key=lambda e: (e.validator != "additionalProperties", str(e.path)))
     for fault in faults:
-        raise UserError(_one_line(fault))
+        raise UserError(one_line(fault))
     _check_relations(config)
 
 
-def _one_line(fault: ValidationError) -> str:
+def one_line(fault: ValidationError) -> str:
     key = ".".join(str(part) for part in fault.absolute_path) or "config"
     if fault.validator == "additionalProperties":
         known = sorted(fault.schema.get("properties", {}))
@@ -106,7 +106,7 @@ def _check_relations(config: dict) -> None:
             f"assets.base.reviews.positions: expected at least max_tokens, found {size['positions']}; raise it"
         )
     for name in config["policies"]["methods"]:
-        _check_method(config, name)
+        check_method(config, name)
     for name, experiment in present(config).items():
         if "users" in experiment:
             _check_users(config, name)
@@ -139,12 +139,6 @@ def _check_relations(config: dict) -> None:
 def _check_users(config: dict, name: str) -> None:
     """What users ask and answer must fit into the base model, and opponents and overrides be known."""
     experiment, key = config["experiments"][name], f"experiments.{name}"
-    for section in ("sft", "evaluations"):
-        for option in experiment.get(section, {}):
-            if option not in config[section]:
-                raise UserError(
-                    f"{key}.{section}: expected some of {', '.join(config[section])}, found {option}; correct it"
-                )
     if experiment["domains"] != ["instruction"]:
         raise UserError(
             f"{key}.domains: expected [instruction] beside users, found {experiment['domains']}; correct it"
@@ -184,7 +178,7 @@ def has_users(config: dict, experiment: str) -> bool:
     return "users" in config["experiments"][experiment]
 
 
-def _check_method(config: dict, name: str) -> None:
+def check_method(config: dict, name: str) -> None:
     key, method, methods = f"policies.methods.{name}", method_of(config, name), config["policies"]["methods"]
     copies = sum(method[kind] for kind in ("shared_heads", "independent_models", "adapters"))
     for other in initial_methods(config, name):
@@ -224,10 +218,15 @@ def _check_method(config: dict, name: str) -> None:
             )
     if method["weights"] == "global":
         for option in ("user_gate", "kl_w_global", "gate_perturbation"):
-            if method[option]:
+            if method[option] or any(phase.get(option) for phase in method["phases"]):
                 raise UserError(f"{key}.{option}: expected it with weights: gate, found weights: global; change one")
     elif method["user_gate"] and method["pretrained_gate"]:
         raise UserError(f"{key}.pretrained_gate: expected false beside user_gate, found true; a domain is no user")
+    if method["gate_perturbation"] and not method["user_gate"]:
+        raise UserError(f"{key}.gate_perturbation: expected it with user_gate, found user_gate false; set it to 0")
+    ends = [phase["until"] for phase in method["phases"]]
+    if ends != sorted(set(ends)):
+        raise UserError(f"{key}.phases: expected until to rise, found {ends}; put them in order")
     if not method["learn_experts"] and not method["learn_weights"]:
         raise UserError(f"{key}: expected learn_experts or learn_weights, found both false; set one of them to true")
 
@@ -268,6 +267,7 @@ def check_tables(config: dict, tables: dict[str, dict]) -> None:
                     f"experiments.{experiment}.rewards: expected {lacking[0]}, which {where} prints; add it"
                 )
         _check_domains(config, table, where)
+        _check_judged(config, table, where)
         for row in table.get("rows", []):
             if "claim" in row:
                 if row.get("experiment") not in left_out(config):
@@ -289,6 +289,34 @@ def _check_domains(config: dict, table: dict, where: str) -> None:
             f"experiments.{table['experiment']}.domains: expected {', '.join(domains)}, as {where} prints them, found "
             f"{', '.join(found)}; correct one of them"
         )
+
+
+def _check_judged(config: dict, table: dict, where: str) -> None:
+    """Opponents and decodings of win rates are those that are judged, tastes those of the experiment."""
+    known, rows = config["judge"]["opponents"], table.get("rows", [])
+    claimed = [row for row in rows if row.get("measure") == "win_rate" and row["experiment"] not in left_out(config)]
+    judged = [(row, [row["opponent"]]) for row in claimed]
+    if table["kind"] in ("win_rates", "length_bias"):
+        judged += [(row, list(table["opponents"])) for row in rows]
+    for row, opponents in judged:
+        for opponent in opponents:
+            if opponent not in known:
+                raise UserError(
+                    f"judge.opponents: expected {opponent}, which {where} prints, found {', '.join(known)}; add it"
+                )
+        if row["policy"] in known:
+            raise UserError(f"judge.opponents: expected no {row['policy']}, whose win rates {where} prints; delete it")
+        if row.get("decoding", "token") not in ("token", "sparse"):
+            raise UserError(
+                f"{where}: expected decoding token or sparse of win rates, found {row['decoding']}; correct it"
+            )
+    if "tastes" in table:
+        found = config["experiments"][table["experiment"]]["users"]["tastes"]
+        if set(table["tastes"]) != set(found):
+            raise UserError(
+                f"experiments.{table['experiment']}.users.tastes: expected {', '.join(table['tastes'])}, as {where} "
+                f"prints them, found {', '.join(found)}; correct one of them"
+            )
 
 
 def _check_row(config: dict, name: str, method: str, decoding: str, where: str, others: tuple[str, ...] = ()) -> None:
@@ -369,7 +397,7 @@ def _check_experts(config: dict, table: dict, experiment: str, method: str, wher
             f"policies.methods.{method}.shared_heads: expected at least 2, whose parameters {where} draws, found "
             f"{chosen['shared_heads']}; raise it"
         )
-    if table["kind"] in ("specialisation", "words", "tasks") and not 2 <= experts <= 4:
+    if table["kind"] in ("specialisation", "words", "tasks", "user_map") and not 2 <= experts <= 4:
         raise UserError(
             f"policies.methods.{method}: expected 2 to 4 experts, which {where} can draw, found {experts}; change it"
         )
@@ -422,7 +450,7 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
             return {"judge": {"kind": kind, kind: config["judge"].get(kind, {})}}
         case "evaluations":
             prompts = {"prompt_tokens": config["completions"]["prompt_tokens"], "per_prompt": 1, "split": "test"}
-            return config["evaluations"] | prompts | {"domains": chosen["domains"]}
+            return config["evaluations"] | chosen.get("evaluations", {}) | prompts | {"domains": chosen["domains"]}
         case "paper" | "figures":
             return {"table": table or figure}
         case "report":

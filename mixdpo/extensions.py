@@ -103,18 +103,21 @@ def users_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, 
     """
     cells, grid = [], []
     for row in table["rows"]:
-        rng, shares, recovered, largest, chosen = np.random.default_rng(table["seed"]), [], [], [], []
+        rng, shares, shuffles = np.random.default_rng(table["seed"]), [], []
+        recovered, largest, chosen = [], [], []
         for policy, order in head_order(artifacts, row["policy"]).items():
             weights = pd.read_parquet(artifacts[f"completions:{policy}"] / "weights.parquet")
             triplets = pd.read_parquet(artifacts[f"policies:{policy}"] / "responsibilities.parquet")
             users = users_of_experts(weights, order)
-            shuffled = [recovery(users.assign(style=rng.permutation(users["style"]))) for _ in range(table["shuffles"])]
-            shares.append((recovery(users), np.mean(shuffled), np.quantile(shuffled, 0.95)))
+            shares.append(recovery(users))
+            shuffled = (users.assign(style=rng.permutation(users["style"])) for _ in range(table["shuffles"]))
+            shuffles.append([recovery(users) for users in shuffled])
             recovered.append(recovery(triplets[["style"]].join(triplets.filter(regex="^q[0-9]+$"))))
             largest.append(weights[["prompt_id"]].assign(w=weights.filter(regex="^w[0-9]+$").max(axis=1)))
             expert = users.filter(regex="^q").to_numpy().argmax(axis=1)
             chosen.append(pd.DataFrame({"taste": users["style"], "expert": expert}))
-        share, chance, quantile = np.mean(shares, axis=0)
+        share, by_chance = np.mean(shares), np.mean(shuffles, axis=0)
+        chance, quantile = np.mean(by_chance), np.quantile(by_chance, 0.95)
         se = np.sqrt(share * (1 - share) / len(users))
         weight, weight_se = mean_and_se(per_prompt(pd.concat(largest), "w"))
         n = {"users": len(users), "prompts": len(weights), "triplets": len(triplets)}

@@ -462,7 +462,9 @@ def user_map(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFr
             axis.set_title(f"{letter(panel)} {row['name']}")
         users["explained_x"], users["explained_y"] = explained
         lines.append(users.assign(panel="abcdefgh"[panel], method=row["policy"]))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2 if single else 4, handletextpad=0.2)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2 if single else 4, handletextpad=0.2
+    )
     numbers = pd.concat(lines, ignore_index=True).rename(columns={"style": "series"})
     first = ["panel", "series", "x", "y", "method", "user", "triplets", "explained_x", "explained_y"]
     return figure, numbers[[*first, *numbers.columns.difference(first)]]

@@ -140,8 +140,8 @@ def method_spec(method: str, experts: int | None, architecture: str | None, colu
     config["policies"]["methods"] = {method: changes}
     try:
         for fault in Draft202012Validator(schema).iter_errors({method: changes}):
-            raise UserError(checks._one_line(fault))
-        checks._check_method(config, method)
+            raise UserError(checks.one_line(fault))
+        checks.check_method(config, method)
     except UserError as error:
         raise UserError(str(error).replace("policies.methods.", "").replace(" in the configuration", "")) from None
     spec = checks.method_of(config, method)

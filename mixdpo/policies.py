@@ -305,7 +305,7 @@ class PreferenceObjective(nn.Module):
 
         accuracy: share of triplets with P(y⁺ ≻ y⁻) > 1/2 under (5), whose mean negative logarithm is nll. elbo: mean
         of Theorem 1's bound at q, −nll at its posterior and less at Lemma 6's. margin and kl are means over experts of
-        β (log_ratio⁺ − log_ratio⁻) and of −log_ratio: both completions were sampled from the reference, so kl estimates
+        β (log_ratio⁺ − log_ratio⁻) and of −log_ratio: where both completions were sampled from the reference, kl estimates
         KL(π_ref ‖ π_k) over untied pairs, in nats.
         """
         beta, relaxation = settings["beta"], settings["relaxation"]

@@ -41,9 +41,12 @@ STATISTIC = {
     "perplexity": "exp of the mean negative log-likelihood per token",
     "compute": "sums over jobs, and the largest resident set of one",
     "preferences": "counts, and shares of the pairs that neither style ties",
+    "win_rates": "mean over pairs ± SD/√n, each the mean of its two orders, a tie half a win",
+    "length_bias": "mean over the pairs of that length ± SD/√n, a tie half a win",
+    "users": "share ± √(p(1 − p)/n), or mean over test prompts ± SD/√n",
 }
 """Kind of table → what its numbers are."""
-NO_RESULT = re.compile(r"n\b|Published|Aim|Chance")
+NO_RESULT = re.compile(r"n\b|Published|Aim|Chance|by chance|Pairs$|Verdicts failed")
 """What the headings of printed columns begin with that are no measurement."""
 TESTED = {
     "greater": "claimed to lie above zero; 95 % interval, p two-sided and corrected by Holm for all claims",

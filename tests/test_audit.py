@@ -154,7 +154,7 @@ def edit(path: str, old: str, new: str) -> None:
 def test_a_clean_run(run):
     faults, summary = audit(*run)
     assert faults == []
-    # assets 4, sft, completions, rewards, preferences, reference, policy, evaluations 2 · 2, tables 2; cells 3 and 2
+    # assets 5, sft, completions, rewards, preferences, reference, policy, evaluations 2 · 2, tables 2; cells 3 and 2
     assert summary == "18 artifacts, 2 tables and figures, 5 cells: all match"
 
 

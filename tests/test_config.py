@@ -235,11 +235,40 @@ def test_a_spec_holds_its_slice_only():
         ),
         ("policies.methods.ablation_added.initial_experts", ["mix_case1/3"], ["expert of mix_case1 from 0 to 2", "/3"]),
         ("policies.methods.ablation_added.shared_heads", 2, ["ablation_added", "found both"]),
+        ("experiments.multi_reward.evaluations", {"prompt": 3}, ["multi_reward.evaluations", "found prompt"]),
+        ("experiments.multi_user.sft", {"learning_rate": "fast"}, ["multi_user.sft.learning_rate", "found 'fast'"]),
+        ("assets.feedback.template", "{instruction} {x}", ["assets.feedback.template", "{x}"]),
+        (
+            "policies.methods.dpo.phases",
+            [{"until": 0.6}, {"until": 0.3}],
+            ["dpo.phases", "until to rise", "[0.6, 0.3]"],
+        ),
+        ("policies.methods.dpo.phases", [{"until": 1.0, "kl_w_global": 1}], ["dpo.kl_w_global", "weights: gate"]),
+        ("policies.methods.moe_case1.gate_perturbation", 1, ["moe_case1.gate_perturbation", "user_gate false"]),
     ],
 )
 def test_faults_of_users_and_extensions_are_one_line(key, value, words):
     with pytest.raises(UserError) as error:
         validate(changed(key, value))
+    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value), error.value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("judge.opponents", ["user_dpo"], ["judge.opponents", "expected reference", "found user_dpo"]),
+        ("judge.opponents", ["user_moe_case1", "user_dpo", "reference"], ["expected no user_moe_case1", "delete it"]),
+        (
+            "experiments.multi_user.users.tastes",
+            ["helpfulness", "honesty"],
+            ["multi_user.users.tastes", "truthfulness"],
+        ),
+        ("policies.methods.user_moe_case1.shared_heads", 1, ["user_moe_case1", "1 experts"]),
+    ],
+)
+def test_tables_of_users_that_the_configuration_cannot_fill_are_named(key, value, words):
+    with pytest.raises(UserError) as error:
+        check_tables(changed(key, value), published(ROOT / "workflow/published", DEFAULT))
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value), error.value
 
 

@@ -148,7 +148,7 @@ def test_adapters_start_as_copies_and_share_one_model(model_folder, method, runt
     learned = {name for name, p in policy.named_parameters() if p.requires_grad} - {"weights.log_w"}
     assert learned and all(".lora_" in name for name in learned)
     whole = sum(p.numel() for p in alone.parameters())
-    assert sum(p.numel() for p in policy.parameters()) < 2 * whole < 4 * whole
+    assert sum(p.numel() for p in policy.parameters()) < 2 * whole
 
 
 def test_adapters_learn_all_at_once_and_survive_the_disk(model_folder, triplets, method, runtime, tmp_path):

@@ -40,6 +40,8 @@ def test_tables_are_there(project):
         assert list(table["row"].unique()) == [row["name"] for row in rows]
         assert table["mean"].notna().all() and (table["se"] > 0).all()
         assert (table["prompts"] == (20 if name == "table2" else 40)).all()
+    for name in ("poster_table3", "length_bias", "users"):
+        assert pd.read_csv(folder / f"{name}.csv")["mean"].notna().any()
     assert "0.465 ± 0.002 (Table 1); 0.232 ± 0.002 (Table 3)" in (folder / "table1.md").read_text()
     assert r"\toprule" in (folder / "table1.tex").read_text()
     kl = pd.read_csv(folder / "alignment.csv").query("column == 'kl'").set_index("row")["mean"]
@@ -54,19 +56,19 @@ def test_tables_are_there(project):
 
 
 def test_figures_are_there(project):
-    for name in ("figure1", "figure2", "figure3", "figure4"):
+    for name in ("figure1", "figure2", "figure3", "figure4", "poster_figure"):
         for suffix in ("png", "pdf", "csv"):
             assert (project / f"paper_tables/tiny/{name}.{suffix}").stat().st_size > 100
 
 
 def test_page_is_there(project):
     page = (project / "paper_tables/tiny/index.html").read_text()
-    assert len(page) < 5e6 and 'id="table1"' in page and 'id="claims"' in page and page.count("data:image/png") == 4
+    assert len(page) < 5e6 and 'id="table1"' in page and 'id="claims"' in page and page.count("data:image/png") == 5
 
 
 def test_every_job_left_its_record_and_benchmark(project):
     runs = project / "results/tiny/runs"
-    assert len(list(runs.glob("*.json"))) == len(list(runs.rglob("*.tsv"))) == 66
+    assert len(list(runs.glob("*.json"))) == len(list(runs.rglob("*.tsv"))) == 80
 
 
 def test_second_call_has_nothing_to_do(project):
@@ -117,11 +119,12 @@ def test_a_second_seed_adds_one_policy_a_method(project, tmp_path):
     overlay = tmp_path / "seeds.yaml"
     overlay.write_text((project / "tests/tiny.yaml").read_text() + "seeds: [0, 1]\n")
     assert jobs(project, config=str(overlay)) == {
-        "policies": 9,
-        "evaluations": 9,
+        "policies": 11,
+        "evaluations": 11,
         "evaluation_rewards": 9,
-        "paper": 11,
-        "figures": 4,
+        "verdicts": 1,
+        "paper": 14,
+        "figures": 5,
         "report": 1,
     }
 
@@ -139,7 +142,7 @@ def test_tables_in_git_do_not_stand_in_for_missing_results(project, tmp_path):
     shutil.copytree(project / "paper_tables", clone / "paper_tables")
     done = snakemake(clone, "--dry-run")
     counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE))
-    assert (counts["base"], counts["policies"], counts["paper"], counts["total"]) == ("1", "9", "14", "67")
+    assert (counts["base"], counts["policies"], counts["paper"], counts["total"]) == ("1", "11", "17", "81")
 
 
 def test_a_misspelt_key_is_one_line(project, tmp_path):

@@ -76,8 +76,8 @@ def named(wildcards, input):
 
 def named_with_records(wildcards, input):
     """Inputs of a table, and the run records that it reads, which no rule declares as output."""
-    present = {n: path for n, path in records(config, TABLES, wildcards.table).items() if os.path.exists(path)}
-    return named(wildcards, input) + named(wildcards, present)
+    there = {n: path for n, path in records(config, TABLES, wildcards.table).items() if os.path.exists(path)}
+    return named(wildcards, input) + named(wildcards, there)
 
 
 def model_of(wildcards):
