@@ -151,7 +151,7 @@ def test_a_misspelt_key_is_one_line(project, tmp_path):
     done = snakemake(project, config=str(overlay))
     assert done.returncode != 0
     errors = [line for line in (done.stdout + done.stderr).splitlines() if "epoch" in line]
-    assert any("sft: expected the keys" in line and "did you mean epochs?" in line for line in errors)
+    assert any("sft: expected a known key" in line and "did you mean epochs?" in line for line in errors)
     assert "Traceback" not in done.stdout + done.stderr
 
 
