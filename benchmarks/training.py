@@ -33,12 +33,13 @@ DEFAULTS = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text(
 VARIANTS = {  # what differs from the policies.defaults of config.yaml
     "DPO": {"independent_models": 1},
     "Case 1, K = 3": {"shared_heads": 3},
+    "Case 1, K = 3, in two parts": {"shared_heads": 3, "accumulate": 2},
     "Case 1, K = 3, frozen encoder": {"shared_heads": 3, "encoder": "frozen"},
     "Case 2, K = 3": {"independent_models": 3},
 }
 STATES_EACH_STEP = ", states computed in every step"
 BLOCKS = {  # of our own variants: what a table compares, each with row one
-    "b": ["DPO", "Case 1, K = 3"],
+    "b": ["DPO", "Case 1, K = 3", "Case 1, K = 3, in two parts"],
     "c": ["Case 1, K = 3", f"Case 1, K = 3, frozen encoder{STATES_EACH_STEP}", "Case 1, K = 3, frozen encoder"],
     "d": ["DPO", "Case 2, K = 3"],
 }
@@ -77,7 +78,8 @@ def our_step(variant: str, model: Path, triplets: Triplets, batch: int, runtime:
         torch.use_deterministic_algorithms(True)
         with runtime.autocast():
             loss, _ = objective.loss(triplets, next(batches))
-        loss.backward()
+        if loss.requires_grad:
+            loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, spec["max_grad_norm"])
         assert torch.isfinite(loss + norm)
         optimizer.step()
@@ -193,7 +195,7 @@ def memory(given: argparse.Namespace) -> None:
     """b: peak resident memory of eight steps, each variant in a process of its own."""
     for precision in given.precisions:
         rows, first = [], None
-        for variant in ("DPO", "Case 1, K = 3", "Case 2, K = 3"):
+        for variant in ("DPO", "Case 1, K = 3", "Case 1, K = 3, in two parts", "Case 2, K = 3"):
             command = [sys.executable, __file__, "--measure", variant, "--size", given.size, "--precisions", precision]
             command += ["--batch", str(given.batch), "--threads", str(given.threads)]
             figures = np.array(subprocess.check_output(command, text=True).split(), dtype=float)
