@@ -161,10 +161,8 @@ def sensitivity_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataF
 
 def judged(table: dict, rows: list[dict], artifacts: dict[str, Path]) -> pd.DataFrame:
     """Effect, p, correction and verdict of the claims in `rows`, with what is shown of them."""
-    lines = []
+    rows, lines = [testable(row, table["experiments"]) for row in rows], []
     for row in rows:
-        if row["test"] != "none" and row["experiment"] not in table["experiments"]:
-            row = row | {"test": "none", "reason": f"{row['experiment']} is no part of this run"}
         line = {key: row[key] for key in ("claim", "text", "where", "test")} | {"experiment": row.get("experiment", "")}
         value, se, deviations = published_effect(table, row)
         line |= {"published": value, "shown_published": show_claim(row, value, se, deviations)}
@@ -184,6 +182,13 @@ def judged(table: dict, rows: list[dict], artifacts: dict[str, Path]) -> pd.Data
     cells["p_holm"] = holm(cells["p"])
     cells[["verdict", "reason"]] = [verdict(row, line) for row, line in zip(rows, cells.to_dict("records"))]
     return cells
+
+
+def testable(row: dict, experiments: list[str]) -> dict:
+    """The row of a claim, or of one that is not tested where the run leaves its experiment out."""
+    if row["test"] == "none" or row["experiment"] in experiments:
+        return row
+    return row | {"test": "none", "reason": f"{row['experiment']} is no part of this run"}
 
 
 def sign_of(row: dict) -> str:

@@ -9,6 +9,7 @@ from mixdpo.claims import (
     comparisons_table,
     gate_accuracy,
     heads_told_by_words,
+    judged,
     leading,
     posterior_by_domain,
     published_effect,
@@ -181,3 +182,18 @@ def test_measures_of_heads_and_gates(artifacts):
     assert posterior_by_domain(row, own, 0)[0].effect == pytest.approx(0.9 - 0.2)
     assert gate_accuracy(row, own, 0)[0].effect == 0.5
     assert gate_accuracy(row | {"baseline": "mix"}, own, 0)[0].effect == 0
+
+
+def test_a_claim_of_an_experiment_left_out_is_not_tested():
+    row = {"claim": "c", "text": "T", "where": "here", "experiment": "users", "measure": "win_rate", "test": "greater"}
+    cells = judged(
+        {"experiments": ["e"], "cells": {}, "seed": 0}, [row | {"published": {"effect": 0.05, "se": 0.03}}], {}
+    )
+    assert cells["verdict"].tolist() == ["not tested"] and cells["reason"].tolist() == ["users is no part of this run"]
+    assert np.isnan(cells["effect"][0]) and cells["published"][0] == 0.05
+
+
+def test_a_win_rate_can_be_smaller_than_claimed():
+    row = {"test": "greater", "measure": "win_rate"}
+    found = {"low": -0.01, "high": 0.02, "p_holm": 1.0, "size": 0.048, "effect": 0.005, "se": 0.007, "p": 0.5}
+    assert verdict(row, found) == ("not supported", "smaller than claimed")
