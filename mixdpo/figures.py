@@ -260,9 +260,7 @@ def words(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFrame
         top = z[head][z[head] > 0].sort_index().sort_values(ascending=False, kind="stable")[: table["words"]]
         colours = {word: HEAD_COLOURS[head] if value > table["z"] else GREY for word, value in top.items()}
         drawn = draw_cloud(axis, top.to_dict(), colours, table["seed"], WIDTH / len(heads))
-        reward = (
-            f"most responsible for {best[head][0]}, $q$ = {best[head][1]:.2f}" if best[head] else "no reward stands out"
-        )
+        reward = f"most for {best[head][0]}, $q$ = {best[head][1]:.2f}" if best[head] else "no reward stands out"
         apart = f"{(top > table['z']).sum()} of {len(top)} words at $z$ > {table['z']}"
         axis.set_title(f"{letter(head)} Head {head}\n{reward}\n{apart}")
         style, q = best[head] or ("", np.nan)
