@@ -347,7 +347,10 @@ def browser():
 
 @pytest.fixture
 def view(browser, page):
-    """The page in a window of 1280 pixels; the test fails if it says a word on the console."""
+    """The page in a window of 1280 pixels; the test fails if it says a word on the console.
+
+    But for the browser's own remark that a dialog's autofocus came second, which depends on when a key arrives.
+    """
     said = []
     context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
     view = context.new_page()
@@ -357,7 +360,7 @@ def view(browser, page):
     view.goto(page.as_uri())
     yield view
     context.close()
-    assert said == []
+    assert [words for words in said if not words.startswith("Autofocus processing")] == []
 
 
 def test_click_opens_the_lineage_and_escape_closes_it(view):
