@@ -325,9 +325,10 @@ def quoted_samples(
     for table in tables.values():
         if experiment in experiments_of(table):
             methods |= dict.fromkeys(methods_of(table, experiment))
-            if table["kind"] in ("rewards", "alignment"):
+            if table["kind"] in ("rewards", "alignment", "win_rates"):
                 rows = {(row["policy"], row.get("decoding", "token")): row["name"] for row in table["rows"]}
-                names = rows | names
+                opponents = {(method, "token"): name for method, name in table.get("opponents", {}).items()}
+                names = rows | opponents | names
     drawn, quoted = None, defaultdict(list)
     for method in methods:
         policy = policies_in(own, method, "completions")[0]
