@@ -14,7 +14,8 @@ from pathlib import Path
 import yaml
 
 from mixdpo.artifact import label, publish, write_json
-from mixdpo.config import check_tables, configuration, published, validate
+from mixdpo.checks import check_tables, validate
+from mixdpo.config import configuration, published
 from mixdpo.errors import UserError
 from mixdpo.graph import PUBLISHED
 from mixdpo.stages import STAGES

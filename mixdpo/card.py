@@ -23,7 +23,7 @@ from mixdpo.runtime import Runtime
 folder, runtime = Path("."), Runtime.choose()
 policy, tokenizer = Policy.from_pretrained(folder, runtime), AutoTokenizer.from_pretrained(folder)
 prompts = tokenizer(["A prompt"])["input_ids"]
-print(tokenizer.batch_decode(policy.generate(prompts, runtime=runtime, seed=0, max_new_tokens=48)))
+print(tokenizer.batch_decode(policy.generate(prompts, {users}runtime=runtime, seed=0, max_new_tokens=48)))
 ```
 
 ## Data
@@ -36,8 +36,9 @@ print(tokenizer.batch_decode(policy.generate(prompts, runtime=runtime, seed=0, m
 |---|---|---|
 {figures}
 
-nll is −log P(y⁺ ≻ y⁻) under the mixture model, accuracy the share of triplets with P > 1/2, kl an estimate in nats of
-KL(π_ref ‖ π_k) on the training distribution, mean over experts.
+nll is −log P(y⁺ ≻ y⁻) under the mixture model, accuracy the share of triplets with P > 1/2, kl the mean of
+log π_ref(y | x) − log π_k(y | x) over experts and the completions of the triplets: where those were sampled from the
+reference, an estimate of KL(π_ref ‖ π_k) in nats.
 
 ## Configuration
 
@@ -60,6 +61,7 @@ def model_card(spec: dict, experts: int, labels: pd.DataFrame, validation: dict)
         title=f"Mixture of {experts} experts" if experts > 1 else "DPO policy",
         experts=f"{experts} experts" if experts > 1 else "one expert, which is DPO",
         data="\n".join([f"{len(labels)} preference triplets (prompt, chosen, rejected)", *counts]),
+        users=f"users={[labels['user'].min()]}, " if spec["user_gate"] else "",
         triplets=validation["triplets"],
         figures="\n".join(rows),
         configuration=yaml.safe_dump(spec, sort_keys=True),

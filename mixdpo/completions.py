@@ -19,19 +19,20 @@ from mixdpo.runtime import Runtime
 def choose_prompts(reviews: Path, tokenizer: PreTrainedTokenizerBase, spec: dict) -> pd.DataFrame:
     """One row a prompt: prompt_id, review_id, domain, prompt_ids; the same number from every domain.
 
-    A prompt is the first `prompt_tokens[0]` to `prompt_tokens[1]` tokens of a review, the length drawn per
-    review, and up to 3 more where a character of several tokens would be cut: a character has at most 4 bytes. A
-    review must be longer than the longest prompt.
+    A prompt is the first `prompt_tokens[0]` to `prompt_tokens[1]` tokens of a review after any beginning-of-text, the
+    length drawn per review, and up to 3 more where a character of several tokens would be cut: a character has at most
+    4 bytes. A review must be longer than the longest prompt.
     """
     rng = np.random.default_rng(spec["seed"])
-    shortest, longest = spec["prompt_tokens"]
+    begin = len(tokenizer("")["input_ids"])
+    shortest, longest = (begin + length for length in spec["prompt_tokens"])
     each, rest = divmod(spec["prompts"], len(spec["domains"]))
     rows = []
     for i, domain in enumerate(spec["domains"]):
         wanted = each + (i < rest)
         frame = read_reviews(reviews, spec["split"], [domain])
         frame = frame.iloc[rng.permutation(len(frame))]
-        ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in frame["text"])
+        ids = (tokenizer(text)["input_ids"] for text in frame["text"])
         candidates = ((review_id, tokens) for review_id, tokens in zip(frame["id"], ids) if len(tokens) > longest)
         long_enough = list(islice(candidates, wanted))
         if len(long_enough) < wanted:
@@ -84,7 +85,7 @@ def complete(
         for row, ids in zip(rows, json.loads(file.read_text()), strict=True):
             completions[row] = ids
     frame["completion_ids"] = completions
-    frame["prompt"] = tokenizer.batch_decode(frame["prompt_ids"].tolist())
+    frame["prompt"] = tokenizer.batch_decode(frame["prompt_ids"].tolist(), skip_special_tokens=True)
     whole = tokenizer.batch_decode(
         [[*p, *c] for p, c in zip(frame["prompt_ids"], completions, strict=True)], skip_special_tokens=True
     )

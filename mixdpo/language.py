@@ -126,8 +126,11 @@ def sequence_log_probs(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
 def token_rows(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int, first_only: bool
 ) -> list[list[int]]:
-    """Token ids of each review with its end-of-text, cut into rows of at most `max_tokens`; all rows or the first."""
-    ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    """Token ids of each review with its end-of-text, cut into rows of at most `max_tokens`; all rows or the first.
+
+    A text begins as its tokenizer begins it, here and in prompts: Llama's has a token for that, GPT-2's none.
+    """
+    ids = tokenizer(list(texts))["input_ids"]
     ends = [[*row, tokenizer.eos_token_id] for row in ids]
     starts = (lambda row: [0]) if first_only else (lambda row: range(0, len(row), max_tokens))
     rows = [row[i : i + max_tokens] for row in ends for i in starts(row)]

@@ -153,6 +153,12 @@ class Policy(nn.Module):
         parts = [self.encoder, *self.independent, self.adapted]
         return next(part for part in parts if part is not None).config
 
+    @property
+    def ends(self) -> list[int]:
+        """The tokens that end a text; models for chat have several."""
+        ends = self.config.eos_token_id
+        return [ends] if isinstance(ends, int) else list(ends or [])
+
     def output_layer(self, k: int) -> nn.Linear:
         """The output layer (V, d) of expert k; adapters share that of their model."""
         if k < len(self.heads):
@@ -276,7 +282,7 @@ class Policy(nn.Module):
             experts = [k for k, flag in enumerate(active[rows[0]]) if flag]
             tokens = torch.tensor([prompts[i] for i in rows], device=log_w.device)
             decoder = Decoder(self, experts, log_w[rows][:, experts], runtime)
-            drawn = sample(decoder, tokens, self.config.eos_token_id, generator, **how)
+            drawn = sample(decoder, tokens, self.ends, generator, **how)
             for row, completion in zip(rows, drawn, strict=True):
                 completions[row] = completion
         return completions

@@ -17,14 +17,16 @@ from jsonschema import Draft202012Validator
 from scipy.special import expit
 from transformers import AutoTokenizer, PreTrainedModel
 
-from mixdpo import config as checks
 from mixdpo.artifact import publish, sha256, verify
 from mixdpo.assets.base import base
+from mixdpo.checks import SCHEMA, check_method, one_line
+from mixdpo.config import method_of
 from mixdpo.errors import Corrupt, UserError
 from mixdpo.fingerprint import fingerprint
 from mixdpo.language import load_language_model
 from mixdpo.models import Policy
 from mixdpo.policies import policies
+from mixdpo.preferences import validation_prompts
 from mixdpo.reference import reference
 from mixdpo.runtime import Runtime
 from mixdpo.statistics import mean_and_se
@@ -134,17 +136,17 @@ def method_spec(method: str, experts: int | None, architecture: str | None, colu
     changes = {kind: 1 if method == "dpo" else 4 if experts is None else experts, "pretrained_gate": False}
     changes |= {"weights": "gate", "user_gate": "user" in columns} if method == "moe" else {}
     changes |= keys
-    schema = yaml.safe_load(checks.SCHEMA.read_text())
+    schema = yaml.safe_load(SCHEMA.read_text())
     schema = {"$defs": schema["$defs"], "additionalProperties": {"$ref": "#/$defs/method"}}
     config = {"policies": {"defaults": yaml.safe_load(CONFIG.read_text())["policies"]["defaults"]}}
     config["policies"]["methods"] = {method: changes}
     try:
         for fault in Draft202012Validator(schema).iter_errors({method: changes}):
-            raise UserError(checks.one_line(fault))
-        checks.check_method(config, method)
+            raise UserError(one_line(fault))
+        check_method(config, method)
     except UserError as error:
         raise UserError(str(error).replace("policies.methods.", "").replace(" in the configuration", "")) from None
-    spec = checks.method_of(config, method)
+    spec = method_of(config, method)
     if spec["pretrained_gate"] and spec["weights"] == "gate":
         raise UserError(f"{method}.pretrained_gate: expected false, found true; a gate starts at 1/K here")
     for key, column, off in ("user_gate", "user", "false"), ("styles", "style", "null"):
@@ -243,7 +245,7 @@ def own_preferences(out: Path, spec: dict, *, runtime: Runtime, resume: Path, po
     equal, long = frame["chosen"] == frame["rejected"], frame["prompt_ids"].str.len() + completion > positions
     kept = frame[~equal & ~long].reset_index(drop=True)
     kept.insert(0, "prompt_id", pd.factorize(kept["prompt"])[0])
-    held_out = kept["prompt_id"].isin(validation_prompts(kept, **spec))
+    held_out = kept["prompt_id"].isin(validation_prompts(kept["prompt_id"].unique(), kept, **spec))
     if held_out.all() or not held_out.any():
         raise UserError(
             f"{file.name}: expected at least two prompts, and two of some user if there are users, found "
@@ -274,19 +276,6 @@ def checked(model: PreTrainedModel) -> PreTrainedModel:
 def positions_of(model: PreTrainedModel | Policy) -> float:
     """The longest sequence of a model; ∞ where its configuration knows none."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or np.inf
-
-
-def validation_prompts(frame: pd.DataFrame, validation_share: float, seed: int) -> list[int]:
-    """Prompts held out, drawn by `seed`; every user keeps one for training, for a gate knows no others."""
-    users = frame["user"] if "user" in frame else pd.Series("", index=frame.index)
-    users_of = users.groupby(frame["prompt_id"]).unique()
-    left, chosen = frame.groupby(users)["prompt_id"].nunique(), []
-    wanted = max(1, round(validation_share * len(users_of)))
-    for prompt in np.random.default_rng(seed).permutation(users_of.index):
-        if len(chosen) < wanted and (left[users_of[prompt]] > 1).all():
-            left[users_of[prompt]] -= 1
-            chosen.append(int(prompt))
-    return chosen
 
 
 @contextlib.contextmanager

@@ -158,6 +158,10 @@ class Triplets:
     def __init__(self, preferences: Path, reference: Path, styles: Sequence[str] | None = None):
         """`styles` are those to keep, all unless given."""
         frame, known = pd.read_parquet(preferences), pd.read_parquet(reference)
+        if styles is not None and "style" not in frame:
+            raise UserError(
+                f"{preferences}: expected a column style for styles {styles}, found none; set styles to null"
+            )
         if styles is not None:
             kept = frame["style"].isin(styles).to_numpy()
             frame, known = frame[kept].reset_index(drop=True), known[kept]

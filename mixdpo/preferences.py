@@ -1,5 +1,6 @@
 """Preference triplets: every pair of completions of one prompt, compared once per style."""
 
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -82,8 +83,10 @@ def write_preferences(out: Path, comparisons: pd.DataFrame, spec: dict, source: 
     `validation_share` of the prompts, drawn by `seed`, go to validation.
     """
     triplets = comparisons[~comparisons["tie"]].drop(columns=["pair", "swapped", "tie"])
-    ids = np.random.default_rng(spec["seed"]).permutation(comparisons["prompt_id"].unique())
-    validation = triplets["prompt_id"].isin(ids[: max(1, round(spec["validation_share"] * len(ids)))])
+    prompts = comparisons["prompt_id"].unique()
+    validation = triplets["prompt_id"].isin(
+        validation_prompts(prompts, triplets, spec["validation_share"], spec["seed"])
+    )
     if validation.all() or not validation.any():
         raise UserError(
             f"{source}: expected preferences for training and for validation, found {(~validation).sum()} and "
@@ -95,3 +98,17 @@ def write_preferences(out: Path, comparisons: pd.DataFrame, spec: dict, source: 
     counts["train"] = triplets[~validation].groupby("style").size()
     counts["validation"] = triplets[validation].groupby("style").size()
     counts.fillna(0).astype(int).reset_index().to_csv(out / "counts.csv", index=False)
+
+
+def validation_prompts(prompts: Sequence[int], triplets: pd.DataFrame, validation_share: float, seed: int) -> list[int]:
+    """`validation_share` of `prompts`, drawn by `seed`; every user keeps one for training, for a gate knows no others."""
+    users = triplets["user"] if "user" in triplets else pd.Series("", index=triplets.index)
+    users_of = users.groupby(triplets["prompt_id"]).unique()
+    left, chosen = triplets.groupby(users)["prompt_id"].nunique(), []
+    wanted = max(1, round(validation_share * len(prompts)))
+    for prompt in np.random.default_rng(seed).permutation(prompts):
+        asking = users_of.get(prompt, [])
+        if len(chosen) < wanted and (left[asking] > 1).all():
+            left[asking] -= 1
+            chosen.append(int(prompt))
+    return chosen

@@ -1,6 +1,6 @@
 """Batched ancestral sampling of token sequences from anything that gives next-token logits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
 def sample(
     next_logits: Callable[[Tensor], Tensor],
     prompts: Tensor,
-    end: int,
+    ends: Sequence[int],
     generator: torch.Generator,
     *,
     max_new_tokens: int,
@@ -39,15 +39,16 @@ def sample(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> list[list[int]]:
-    """Completions of `prompts` (N, T) as token ids that finish with `end` unless cut at `max_new_tokens`.
+    """Completions of `prompts` (N, T) as token ids that finish with one of `ends` unless cut at `max_new_tokens`.
 
     `next_logits` is called with the tokens it has not seen, first (N, T) then (N, 1), and returns (N, V).
     """
     tokens, done, columns = prompts, torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device), []
+    last = torch.tensor(ends, dtype=prompts.dtype, device=prompts.device)
     while len(columns) < max_new_tokens and not done.all():
         token = draw(truncate(next_logits(tokens) / temperature, top_k, top_p), generator)
-        columns.append(token.masked_fill(done, end))
-        done |= token == end
+        columns.append(token)
+        done |= torch.isin(token, last)
         tokens = token[:, None]
     rows = torch.stack(columns, dim=1).tolist()
-    return [row[: row.index(end) + 1] if end in row else row for row in rows]
+    return [row[: next((i for i, token in enumerate(row, 1) if token in ends), len(row))] for row in rows]

@@ -21,7 +21,7 @@ def users_of(spec: dict) -> pd.DataFrame:
 def prompt_ids(instructions: pd.Series, tokenizer: PreTrainedTokenizerBase, spec: dict) -> list[list[int]]:
     """Token ids of instructions in their template."""
     texts = [spec["template"].format(instruction=instruction) for instruction in instructions]
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return tokenizer(texts)["input_ids"]
 
 
 def instruction_prompts(feedback: Path, tokenizer: PreTrainedTokenizerBase, spec: dict) -> pd.DataFrame:

@@ -63,8 +63,19 @@ def pairs_of(policy: Path, opponents: dict[str, Path]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def verdicts(out: Path, spec: dict, *, runtime: Runtime, resume: Path, policy: Path, **opponents: Path) -> None:
+def verdicts(
+    out: Path,
+    spec: dict,
+    *,
+    runtime: Runtime,
+    resume: Path,
+    policy: Path,
+    reward_model: Path | None = None,
+    **opponents: Path,
+) -> None:
     """Write `verdicts.parquet`, one row a pair and order, and `counts.json`.
+
+    `reward_model` is the file that stands for the judge's model, which `spec` names: another makes other verdicts.
 
     `order` is 1 where the policy's text stood first; choice and score (1, 0, 0.5, NaN) are the policy's: win, loss,
     tie, failed. contradictions is the share, of pairs with both verdicts, of those with one win and one loss.

@@ -1,14 +1,18 @@
 """Every configuration in the repository is valid; every kind of fault is one line that names its key."""
 
 import copy
+import inspect
 from pathlib import Path
 
 import pytest
 import yaml
 from snakemake.utils import update_config
 
-from mixdpo.config import asset_files, check_tables, configuration, published, spec, validate
+from mixdpo.checks import RESERVED, check_tables, validate
+from mixdpo.config import asset_files, configuration, published, spec
 from mixdpo.errors import UserError
+from mixdpo.policies import policies
+from mixdpo.verdicts import verdicts
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
@@ -208,6 +212,12 @@ def test_a_spec_holds_its_slice_only():
     assert spec(DEFAULT, "evaluations", "multi_reward") != spec(edited, "evaluations", "multi_reward")
 
 
+def test_no_method_can_be_named_like_an_argument_of_a_stage_that_takes_methods():
+    for stage in policies, verdicts:
+        parameters = inspect.signature(stage).parameters.values()
+        assert {p.name for p in parameters if p.kind != inspect.Parameter.VAR_KEYWORD} <= set(RESERVED)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
@@ -245,6 +255,8 @@ def test_a_spec_holds_its_slice_only():
         ),
         ("policies.methods.dpo.phases", [{"until": 1.0, "kl_w_global": 1}], ["dpo.kl_w_global", "weights: gate"]),
         ("policies.methods.moe_case1.gate_perturbation", 1, ["moe_case1.gate_perturbation", "user_gate false"]),
+        ("policies.methods.policy", {"adapters": 2}, ["policies.methods.policy", "found policy; rename it"]),
+        ("judge.rating", {"scorer": "model", "path": "no/such"}, ["judge.rating.path", "no/such/config.json"]),
     ],
 )
 def test_faults_of_users_and_extensions_are_one_line(key, value, words):

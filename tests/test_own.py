@@ -21,7 +21,7 @@ from jsonschema import Draft202012Validator
 from transformers import CohereConfig, CohereForCausalLM
 
 from mixdpo import __main__ as command
-from mixdpo import config, judges, own, rewards
+from mixdpo import checks, judges, own, rewards
 from mixdpo.errors import Corrupt, UserError
 from mixdpo.own import (
     expert_table,
@@ -31,8 +31,8 @@ from mixdpo.own import (
     own_preferences,
     read_triplets,
     train,
-    validation_prompts,
 )
+from mixdpo.preferences import validation_prompts
 
 HOW = {"device": "cpu", "precision": "fp32", "threads": 1}
 SMALL = {"epochs": 2, "batch_size": 4, **HOW}
@@ -126,7 +126,7 @@ def test_what_the_document_adds_works(monkeypatch, tmp_path):
     section = text.partition("## A method")[2].partition("## A table row")[0]
     methods = [yaml.safe_load(words) for words in re.findall(r"`(\{.*?\}|\w+: .*?)`[,:| ]", section)]
     assert len(methods) == 8
-    schema = yaml.safe_load(config.SCHEMA.read_text())
+    schema = yaml.safe_load(checks.SCHEMA.read_text())
     for method in [*methods, yaml.safe_load(blocks(section, "yaml")[0])["policies"]["methods"]["hybrid"]]:
         Draft202012Validator({"$defs": schema["$defs"], "$ref": "#/$defs/method"}).validate(method)
 
@@ -220,9 +220,9 @@ def test_a_model_with_other_logits_is_refused(runtime):
 def test_every_user_keeps_a_training_prompt():
     frame = pd.DataFrame({"prompt_id": [0, 0, 1, 2, 3, 4], "user": ["a", "b", "a", "c", "b", "b"]})
     for seed in range(20):
-        held_out = validation_prompts(frame, 0.9, seed)
+        held_out = validation_prompts(range(5), frame, 0.9, seed)
         assert held_out and set(frame.loc[~frame["prompt_id"].isin(held_out), "user"]) == {"a", "b", "c"}
-    assert len(validation_prompts(frame[["prompt_id"]], 0.4, 0)) == 2
+    assert len(validation_prompts(range(5), frame[["prompt_id"]], 0.4, 0)) == 2
 
 
 # The method
@@ -332,6 +332,9 @@ def test_users_adapters_and_tensorboard(folder, model_folder, monkeypatch, capsy
     np.testing.assert_allclose([e.value for e in events.Scalars("loss")], curve["loss"], rtol=1e-6)
 
     how = {"policy": "mine", "prompt": "Dish 1", "max_new_tokens": 6, **HOW}
+    card = Path("mine/policy/model/README.md").read_text()
+    assert "- by user: anna " in card and "users=['anna']" in card
+
     once = generate(**how, user="anna", n=3, seed=1)
     assert len(once) == 3 and once == generate(**how, user="anna", n=3, seed=1)
     assert not any(text.startswith("Dish 1") or "<|endoftext|>" in text for text in once)

@@ -54,6 +54,13 @@ def train(objective, triplets, spec, runtime, tmp_path) -> tuple[dict, dict]:
     return before, objective.state_dict()
 
 
+def test_styles_need_preferences_with_styles(preferences_folder, tmp_path):
+    frame = pd.read_parquet(preferences_folder / "preferences/train.parquet").drop(columns="style")
+    frame.to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(UserError, match=r"expected a column style .* found none; set styles to null"):
+        Triplets(tmp_path / "train.parquet", preferences_folder / "reference/train.parquet", ["grammar"])
+
+
 def test_triplets_keep_each_text_once_and_the_views_of_a_pair_together(triplets, preferences_folder):
     """10 pairs seen by three styles: 30 triplets, 20 texts, 10 groups of three."""
     frame = pd.read_parquet(preferences_folder / "preferences/train.parquet")

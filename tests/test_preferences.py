@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mixdpo.errors import UserError
-from mixdpo.preferences import compare, preferences, style_agreement
+from mixdpo.preferences import compare, preferences, style_agreement, write_preferences
 
 
 def frames(prompts=40):
@@ -75,3 +75,14 @@ def test_nothing_but_ties_is_one_line(tmp_path, runtime, monkeypatch):
     monkeypatch.setattr(f"{__name__}.frames", lambda: (completions, scores))
     with pytest.raises(UserError, match=r"found 0 and 0 beside 40 ties; give it more prompts"):
         write(tmp_path, ["flat"], runtime)
+
+
+def test_a_user_of_few_prompts_is_trained_with(tmp_path):
+    """Whatever the seed, nobody is met in validation alone: a gate knows the users of training only."""
+    users = ["rare" if i in (3, 4) else "frequent" for i in range(10)]
+    row = {"style": "up", "pair": "0-1", "swapped": False, "tie": False}
+    comparisons = pd.DataFrame([{"prompt_id": i, "user": user, **row} for i, user in enumerate(users)])
+    for seed in range(20):
+        write_preferences(tmp_path, comparisons, {"validation_share": 0.8, "seed": seed}, tmp_path)
+        train, validation = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("train", "validation"))
+        assert set(train["user"]) == {"rare", "frequent"} and len(validation) == 8

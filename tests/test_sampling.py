@@ -8,14 +8,14 @@ from mixdpo.sampling import draw, sample, truncate
 TRANSITIONS = torch.tensor([[1.0, 0.0, 0.0], [0.2, 0.5, 0.3], [0.1, 0.9, 0.0]])  # row: last token; token 0 ends
 
 
-def chain(prompts, seed=0, **how):
+def chain(prompts, seed=0, ends=(0,), **how):
     """Completions of a three-token Markov chain."""
 
     def next_logits(tokens):
         return TRANSITIONS[tokens[:, -1]].log()
 
     generator = torch.Generator().manual_seed(seed)
-    return sample(next_logits, torch.tensor(prompts), 0, generator, **{"max_new_tokens": 6} | how)
+    return sample(next_logits, torch.tensor(prompts), ends, generator, **{"max_new_tokens": 6} | how)
 
 
 def test_draw_follows_the_distribution():
@@ -57,3 +57,10 @@ def test_temperature_and_truncation_reach_every_step():
     """From 1 the likeliest token is 1 for ever; at a temperature of 0.01 nothing else is drawn either."""
     assert chain([[1]] * 50, top_k=1) == chain([[1]] * 50, top_p=0.4) == [[1] * 6] * 50
     assert chain([[1]] * 50, temperature=0.01) == [[1] * 6] * 50
+
+
+def test_any_of_several_ends_stops():
+    rows = chain([[2, 1]] * 200, ends=(0, 2))
+    assert all(not {0, 2} & set(row[:-1]) and (len(row) == 6 or row[-1] in (0, 2)) for row in rows)
+    assert {row[-1] for row in rows if len(row) < 6} == {0, 2}
+    assert {len(row) for row in chain([[1]] * 20, ends=())} == {6}

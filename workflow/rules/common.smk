@@ -4,10 +4,10 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(workflow.current_basedir)))
 
+from mixdpo.checks import check_tables, validate
 from mixdpo.config import (
     asset_files,
     asset_stage,
-    check_tables,
     has_users,
     initial_methods,
     is_figure,
@@ -15,8 +15,8 @@ from mixdpo.config import (
     own_base_files,
     present,
     published,
+    reward_model_files,
     spec,
-    validate,
 )
 from mixdpo.errors import UserError
 from mixdpo.fingerprint import fingerprint
@@ -136,7 +136,7 @@ def verdict_inputs(wildcards):
     for method in config["judge"]["opponents"]:
         opponent = method if method == "reference" else f"{method}/{seed}"
         inputs[method] = f"{folder}/{opponent}/completions/manifest.json"
-    return inputs
+    return inputs | reward_model_files(config)
 
 
 # A rule with one output is called with that manifest; one that declares more names it.
