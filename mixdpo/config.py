@@ -159,12 +159,15 @@ def policies_of(config: dict, method: str) -> list[str]:
 
 
 def published(folder: Path, config: dict) -> dict[str, dict]:
-    """The paper as data: the tables of `folder` by name, without those of experiments that the run leaves out."""
+    """The paper as data: the tables of `folder` by name, without those of experiments that the run leaves out, and
+    without that of the rewards if nothing is preferred by them."""
     tables = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yaml"))}
     tables, absent = {name: resolved(table, tables) for name, table in tables.items()}, left_out(config)
     for table in tables.values():
         if "experiments" in table:
             table["experiments"] = [experiment for experiment in table["experiments"] if experiment not in absent]
+    if all(has_users(config, experiment) for experiment in present(config)):
+        tables = {name: table for name, table in tables.items() if table["kind"] != "validity"}
     return {name: table for name, table in tables.items() if table.get("experiment") not in absent}
 
 

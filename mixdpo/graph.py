@@ -123,7 +123,7 @@ def report_inputs(config: dict, tables: dict[str, dict]) -> dict[str, str]:
     """What the page of a run is made from, by name: its texts, both configurations, every table and figure of target
     `all` with its values in print, and the artifacts of their experiments that the page quotes."""
     run = results(config)
-    inputs = TEXTS | {"base": f"{run}/assets/base/manifest.json"}
+    inputs = dict(TEXTS)
     for name, table in tables.items():
         if table.get("target", "all") != "all":
             continue
@@ -135,14 +135,23 @@ def report_inputs(config: dict, tables: dict[str, dict]) -> dict[str, str]:
     return inputs
 
 
+def assets_of(config: dict) -> set[str]:
+    """The assets that the experiments draw on."""
+    experiments, assets = present(config), set()
+    for name, experiment in experiments.items():
+        assets |= {"feedback"} if has_users(config, name) else {"reviews", "classifier", "pipeline"}
+        assets |= set() if "base" in experiment else {"base"}
+    return assets | ({"reviews"} if "base" in assets and config["assets"]["base"]["source"] == "reviews" else set())
+
+
 def targets(config: dict, tables: dict[str, dict], target: str = "all") -> list[str]:
     """Every table and figure of a target and every artifact behind them.
 
     What is in Git does not stand in for a missing result, so the artifacts are targets too.
     """
     wanted = {name: table for name, table in tables.items() if table.get("target", "all") == target}
-    run, rated = results(config), any(has_users(config, experiment) for experiment in present(config))
-    artifacts = {f"{run}/assets/{asset}/manifest.json" for asset in config["assets"] if rated or asset != "feedback"}
+    run = results(config)
+    artifacts = {f"{run}/assets/{asset}/manifest.json" for asset in assets_of(config)}
     for name, table in wanted.items():
         artifacts |= {path for path in table_inputs(config, tables, name).values() if path.startswith(run)}
         for experiment in experiments_of(table):

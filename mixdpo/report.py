@@ -63,7 +63,7 @@ def report(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **inputs: P
     parts = by_kind(inputs)
     tables = {name: yaml.safe_load(path.read_text()) for name, path in parts["published"].items()}
     manifests, chain = parts["table"], {}
-    folders = [*parts["policies"].values(), *parts["rewards"].values(), inputs["base"]]
+    folders = [*parts["policies"].values(), *parts["rewards"].values()]
     for manifest in [*manifests.values(), *(folder / "manifest.json" for folder in folders)]:
         chain |= lineage(manifest)
     artifacts = Artifacts(dict(sorted(chain.items())))
@@ -77,7 +77,7 @@ def report(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **inputs: P
     claims = cells.claims(tables.get("claims"), manifests.get("claims"))
     content = {
         "run": spec["run"],
-        "scale": scale(artifacts, inputs["base"]),
+        "scale": scale(artifacts),
         "claims": claims,
         "verdicts": {verdict: [c for c in claims if c["verdict"] == verdict] for verdict in (*SIGNS, "not tested")},
         "tables": [table for table in printed if table["kind"] != "compute"],
@@ -290,11 +290,21 @@ def interval(claim: dict) -> Markup:
     ).format(said, x[0], x[0], *x[1:])
 
 
-def scale(artifacts: Artifacts, base: Path) -> dict:
-    """How large the run is, from its artifacts: weights of the base model, prompts, seeds, machine, dates."""
-    with safe_open(base / "model/model.safetensors", "numpy") as model:
-        weights = sum(math.prod(model.get_slice(name).get_shape()) for name in model.keys())  # noqa: SIM118
+def size(base: Path) -> dict:
+    """Weights, layers and width of a base model."""
+    weights = 0
+    for file in (base / "model").glob("*.safetensors"):
+        with safe_open(file, "numpy") as model:
+            weights += sum(math.prod(model.get_slice(name).get_shape()) for name in model.keys())  # noqa: SIM118
     config = json.loads((base / "model/config.json").read_text())
+    names = {"layers": ("n_layer", "num_hidden_layers"), "width": ("n_embd", "hidden_size")}  # GPT-2's, and the others'
+    return {"weights": weights} | {
+        k: next((config[n] for n in known if n in config), "?") for k, known in names.items()
+    }
+
+
+def scale(artifacts: Artifacts) -> dict:
+    """How large the run is, from its artifacts: base models, prompts, seeds, machine, dates."""
     facts = artifacts.facts()
     policies = [artifact["spec"] for artifact in artifacts.of_stage("policies").values()]
 
@@ -302,9 +312,7 @@ def scale(artifacts: Artifacts, base: Path) -> dict:
         return sorted({artifact["spec"]["prompts"] for artifact in artifacts.of_stage(stage).values()})
 
     return {
-        "weights": weights,
-        "layers": config.get("n_layer"),
-        "width": config.get("n_embd"),
+        "bases": [size(Path(path).parent) for path in artifacts.of_stage("base")],
         "train": prompts("completions"),
         "test": prompts("evaluations"),
         "seeds": sorted({spec["seed"] for spec in policies}),

@@ -1,11 +1,14 @@
 """The graph that rules and audit share: every target is a job, and the job is the one that the rules would run."""
 
+import copy
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
+from snakemake.utils import update_config
 
 from mixdpo.config import published
 from mixdpo.graph import job, printed, report_inputs, table_inputs, targets
@@ -13,7 +16,8 @@ from mixdpo.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
-TABLES = published(ROOT / "workflow/published", CONFIG)
+PUBLISHED = ROOT / "workflow/published"
+TABLES = published(PUBLISHED, CONFIG)
 
 
 def test_every_target_is_a_job():
@@ -56,9 +60,31 @@ def test_the_page_waits_for_every_table_of_its_target():
         assert (printed(CONFIG, name) in inputs) == (table.get("target", "all") == "all")
 
 
-def test_the_rules_run_these_jobs():
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run": "embedded"},
+        {"run": "users", "experiments": {"multi_reward": None, "multi_task": None}},
+        {
+            "run": "own_base",
+            "assets": {"base": {"source": "hub"}, "feedback": {"source": "hub"}},
+            "experiments": {
+                "multi_reward": None,
+                "multi_task": None,
+                "multi_user": {"base": {"source": "hub", "hub": {"repository": "a/b", "revision": "0" * 40}}},
+            },
+            "judge": {"kind": "llm"},
+        },
+    ],
+    ids=lambda changes: changes["run"],
+)
+def test_the_rules_run_these_jobs(changes, tmp_path):
     """Command lines of a dry run from nothing: the stages and specs that `job` gives, for the targets and no other."""
-    command = ["snakemake", "--dry-run", "--forceall", "--printshellcmds", "--cores", "1"]
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump(changes))
+    config = copy.deepcopy(CONFIG)
+    update_config(config, changes)
+    command = ["snakemake", "--dry-run", "--forceall", "--printshellcmds", "--cores", "1", "--configfile", str(overlay)]
     done = subprocess.run(
         [str(Path(sys.executable).parent / command[0]), *command[1:]],
         cwd=ROOT,
@@ -72,5 +98,5 @@ def test_the_rules_run_these_jobs():
         words = line.split("python -m mixdpo ")[1].split(" --out ")
         manifest, rest = words[1].split(" --spec ")
         found[manifest] = (words[0], json.loads(rest.split(" --code ")[0].strip("'")))
-    expected = {manifest: job(CONFIG, TABLES, manifest) for manifest in targets(CONFIG, TABLES)}
-    assert found == expected
+    tables = published(PUBLISHED, config)
+    assert found == {manifest: job(config, tables, manifest) for manifest in targets(config, tables)}

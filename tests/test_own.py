@@ -18,10 +18,14 @@ import torch
 import yaml
 from conftest import ROOT
 from jsonschema import Draft202012Validator
+from snakemake.utils import update_config
 from transformers import CohereConfig, CohereForCausalLM
 
 from mixdpo import __main__ as command
 from mixdpo import checks, judges, own, rewards
+from mixdpo.assets.feedback import feedback
+from mixdpo.config import published
+from mixdpo.config import spec as config_slice
 from mixdpo.errors import Corrupt, UserError
 from mixdpo.own import (
     expert_table,
@@ -129,6 +133,24 @@ def test_what_the_document_adds_works(monkeypatch, tmp_path):
     schema = yaml.safe_load(checks.SCHEMA.read_text())
     for method in [*methods, yaml.safe_load(blocks(section, "yaml")[0])["policies"]["methods"]["hybrid"]]:
         Draft202012Validator({"$defs": schema["$defs"], "$ref": "#/$defs/method"}).validate(method)
+
+
+def test_the_documents_rated_responses_and_their_overlay(folder, runtime):
+    section = (ROOT / "docs/extending.md").read_text().partition("Rated responses,")[2].partition("## A reward")[0]
+    for file in "my/rated.jsonl", "my/llama/config.json", "my/reward_model/config.json":
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).touch()
+    (row,) = blocks(section, "json")
+    Path("my/rated.jsonl").write_text(json.dumps(json.loads(row)))
+    overlay = yaml.safe_load(blocks(section, "yaml")[0])
+    changed = yaml.safe_load((ROOT / "config.yaml").read_text())
+    update_config(changed, overlay)
+    checks.validate(changed)
+    checks.check_tables(changed, published(ROOT / "workflow/published", changed))
+    spec = config_slice(changed, "feedback") | {"test_share": 0}
+    feedback(folder, spec, runtime=runtime, resume=folder, file=Path("my/rated.jsonl"))
+    frame = pd.read_parquet("feedback.parquet")
+    assert frame["helpfulness"].tolist() == [4, 2] and frame["instruction_following"].tolist() == [5, 1]
 
 
 # The file
