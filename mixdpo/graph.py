@@ -127,7 +127,8 @@ def report_inputs(config: dict, tables: dict[str, dict]) -> dict[str, str]:
     for name, table in tables.items():
         if table.get("target", "all") != "all":
             continue
-        inputs |= {f"published:{name}": str(PUBLISHED / f"{name}.yaml"), f"table:{name}": printed(config, name)}
+        inputs |= {f"published:{source}": str(PUBLISHED / f"{source}.yaml") for source in [name, *sources_of(table)]}
+        inputs[f"table:{name}"] = printed(config, name)
         for experiment in experiments_of(table):
             inputs[f"preferences:{experiment}"] = f"{run}/preferences/{experiment}/manifest.json"
             for policy in policies_behind(config, table, experiment):

@@ -70,7 +70,7 @@ def report(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **inputs: P
     cells, rng = Cells(artifacts), np.random.default_rng(spec["seed"])
     own = {experiment: within(inputs, experiment) for experiment in parts["preferences"]}
     order = sorted(
-        tables, key=lambda name: (not name.startswith("table"), tables[name]["where"].startswith("ours"), name)
+        manifests, key=lambda name: (not name.startswith("table"), tables[name]["where"].startswith("ours"), name)
     )
     tables = {name: resolved(tables[name], tables) for name in order}
     printed = [cells.table(n, t, manifests[n]) for n, t in tables.items() if not is_figure(t) and n != "claims"]
