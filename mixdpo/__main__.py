@@ -67,6 +67,7 @@ def add_own(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--experts", type=int, help="K, default 4")
     train.add_argument("--architecture", help="heads on one encoder (default), models, or adapters (LoRA) of one model")
     train.add_argument("--validation-share", type=float, help="of the prompts, default 0.1")
+    train.add_argument("--max-tokens", type=int, help="of prompt and completion; longer ones are dropped")
     train.add_argument("--tensorboard", metavar="DIR", help="write the curve there while training")
     for key, kind in {"epochs": int, "batch_size": int, "learning_rate": float, "beta": float}.items():
         train.add_argument(f"--{key.replace('_', '-')}", type=kind, help="of the method")

@@ -21,7 +21,7 @@ from mixdpo.config import (
 )
 from mixdpo.errors import UserError
 
-RESERVED = ("gate", "observe", "out", "policy", "preferences", "reference", "resume", "reward_model", "runtime", "spec")
+RESERVED = ("gate", "observe", "out", "policy", "preferences", "reference", "resume", "runtime", "spec")
 """Names that no method may have: a stage takes policies by the names of their methods, beside arguments of its own."""
 SCHEMA = Path(__file__).parent.parent / "workflow/schemas/config.schema.yaml"
 

@@ -67,10 +67,13 @@ def own_base_files(config: dict, experiment: str) -> dict[str, str]:
 
 
 def reward_model_files(config: dict) -> dict[str, str]:
-    """The local file by which a judge's reward model is known."""
+    """The files of a judge's reward model, by input name."""
     judge = config["judge"]
-    rated = judge["kind"] == "rating" and judge["rating"]["scorer"] == "model"
-    return {"reward_model": f"{judge['rating']['path']}/config.json"} if rated else {}
+    if judge["kind"] != "rating" or judge["rating"]["scorer"] != "model":
+        return {}
+    folder = Path(judge["rating"]["path"])
+    weights = sorted(path.name for kind in ("safetensors", "bin") for path in folder.glob(f"*.{kind}"))
+    return {f"reward_model/{name}": str(folder / name) for name in ["config.json", *weights]}
 
 
 def asset_stage(config: dict, asset: str) -> str:

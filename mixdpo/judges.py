@@ -33,6 +33,8 @@ from mixdpo.errors import UserError
 from mixdpo.feedback import ASPECTS
 
 WINNERS = {"a": "first", "b": "second", "tie": "tie"}
+PASSING = {408, 409, 425, 429}  # status of an endpoint that may answer later, as any from 500 on
+OF_THE_TEXT = {400, 413, 422}  # status of an endpoint that cannot answer this text
 LONGEST_WAIT = 60  # seconds between two attempts, unless the endpoint asks for more
 JUDGES: dict[str, Callable] = {}
 
@@ -112,7 +114,8 @@ def embedded_scores(texts: Sequence[tuple[str, str]], section: dict, device: str
 def model_scores(texts: Sequence[tuple[str, str]], section: dict, device: str) -> list[dict[str, float]]:
     """Scores by taste of (instruction, response) pairs: logits of a classifier that names the tastes in id2label.
 
-    The score of a classifier with one output counts for every taste. Pairs too long for it lose their ends.
+    The score of a classifier with one output counts for every taste. It reads a pair as its tokenizer joins two texts, or
+    as a chat where the tokenizer has a template for that; what is too long for it loses its end.
     """
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -120,7 +123,8 @@ def model_scores(texts: Sequence[tuple[str, str]], section: dict, device: str) -
     folder = section["path"]
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model, loaded = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+        how = {"dtype": torch.float32, "output_loading_info": True}  # in bf16 different texts would tie
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(folder, **how)
     except (OSError, ValueError) as error:
         raise UserError(
             f"judge.rating.path: expected a reward model, found none that loads in {folder} ({_line(error)}); "
@@ -143,8 +147,13 @@ def model_scores(texts: Sequence[tuple[str, str]], section: dict, device: str) -
     order = sorted(range(len(texts)), key=lambda i: sum(map(len, texts[i])))
     for start in tqdm(range(0, len(order), 32), desc="reward model", unit="batch", mininterval=10):
         rows = order[start : start + 32]
-        pairs = [list(column) for column in zip(*(texts[i] for i in rows))]
-        batch = tokenizer(*pairs, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        joined = [list(column) for column in zip(*(texts[i] for i in rows))]
+        if tokenizer.chat_template:
+            turns = [zip(("user", "assistant"), texts[i]) for i in rows]
+            chats = [[{"role": role, "content": text} for role, text in turn] for turn in turns]
+            joined = [[tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]]
+        special = {"add_special_tokens": not tokenizer.chat_template}  # a template writes its own
+        batch = tokenizer(*joined, padding=True, truncation=True, max_length=limit, return_tensors="pt", **special)
         with torch.inference_mode():
             logits = model(**batch.to(device)).logits.double().cpu().numpy()
         for i, values in zip(rows, logits):
@@ -153,6 +162,10 @@ def model_scores(texts: Sequence[tuple[str, str]], section: dict, device: str) -
 
 
 SCORERS = {"embedded": embedded_scores, "model": model_scores}
+
+
+class Refused(Exception):
+    """The endpoint will not answer this request: its text is too long, or filtered."""
 
 
 class Again(Exception):
@@ -224,7 +237,8 @@ class LLM:
         return headers | {"Authorization": f"Bearer {key}"}
 
     def _file(self, request: str) -> Path:
-        return self.cache / f"{hashlib.sha256(request.encode()).hexdigest()}.json"
+        digest = hashlib.sha256(f"{self.url} {request}".encode()).hexdigest()
+        return self.cache / f"{digest}.json"
 
     def _cached(self, request: str) -> Verdict | None:
         try:
@@ -252,6 +266,8 @@ class LLM:
         except RetryError as failure:
             last = failure.last_attempt
             return Verdict("failed", answers[-1] if answers else "", last.attempt_number, _line(last.exception()))
+        except Refused as refusal:
+            return Verdict("failed", "", retrying.statistics["attempt_number"], _line(refusal))
         attempts, file = retrying.statistics["attempt_number"], self._file(request)
         kept = {"request": json.loads(request), "answers": answers, "winner": winner, "attempts": attempts}
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -261,7 +277,8 @@ class LLM:
         return Verdict(WINNERS[winner], answers[-1], attempts)
 
     def _answer(self, request: str, headers: dict) -> str:
-        """The text of one answer; `Again` if there is none this time, `UserError` if there will be none."""
+        """The text of one answer; `Again` if there is none this time, `Refused` if there will be none to this request,
+        `UserError` if there will be none at all."""
         try:
             response = requests.post(self.url, request.encode(), headers=headers, timeout=self.section["timeout"])
         except ValueError as error:  # of the address or a header; its text may hold the key
@@ -272,9 +289,11 @@ class LLM:
         except requests.RequestException as error:
             raise Again(f"{type(error).__name__}: {error}") from error
         found = f"status {response.status_code}: {_line(response.text) or 'nothing'}"
-        if response.status_code == 429 or response.status_code >= 500:
+        if response.status_code in PASSING or response.status_code >= 500:
             after = response.headers.get("Retry-After", "")
             raise Again(found, float(after) if re.fullmatch(r"\d+(\.\d+)?", after) else 0)
+        if response.status_code in OF_THE_TEXT:
+            raise Refused(found)
         if response.status_code >= 400:
             raise UserError(
                 f"judge.llm: expected an answer of {self.url}, found {found}; correct endpoint, model, key_variable or "

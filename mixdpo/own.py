@@ -37,6 +37,11 @@ ARCHITECTURES = {"heads": "shared_heads", "models": "independent_models", "adapt
 METHODS = ["dpo", "mix", "moe"]
 CAPTION = """**Experts on n validation triplets** (mean ± SE; q: responsibility of an expert for a triplet; accuracy: share of
 triplets whose chosen completion it raises more over the reference than the rejected one)"""
+LIKE = {
+    "user_gate": ("user_moe_case1", ("gate_perturbation", "phases", "gate_learning_rate")),
+    "adapters": ("user_moe_adapters", ("perturbation",)),
+}
+"""Key of a method → the method of config.yaml that has it, and what `train` takes from there unless told otherwise."""
 CONFIG = Path(__file__).parent.parent / "config.yaml"
 
 
@@ -49,6 +54,7 @@ def train(
     experts: int | None = None,
     architecture: str | None = None,
     validation_share: float = 0.1,
+    max_tokens: int | None = None,
     seed: int = 0,
     tensorboard: Path | str | None = None,
     device: str = "auto",
@@ -59,7 +65,8 @@ def train(
     """Train a policy on the triplets of a file, print the table of its experts, and return the policy's folder.
 
     `model` is the reference policy: a folder of transformers, or NAME@COMMIT of the hub. `method` is dpo, mix or moe,
-    `architecture` heads, models or adapters, and `keys` are any of a method of config.yaml; see `method_spec`.
+    `architecture` heads, models or adapters, and `keys` are any of a method of config.yaml; see `method_spec`. Prompts
+    with a completion of more than `max_tokens`, or of the model's positions, are dropped and counted.
 
     `out` gets base/, preferences/, reference/, policy/, experts.csv and experts.md, each published whole: the same call
     continues after a kill, ends with the same bytes, and does nothing when all is there.
@@ -70,6 +77,10 @@ def train(
         raise UserError(f"validation_share: expected a number between 0 and 1, found {validation_share}; correct it")
     if seed < 0:
         raise UserError(f"seed: expected a number ≥ 0, found {seed}; correct it")
+    if max_tokens is not None and max_tokens < 1:
+        raise UserError(f"max_tokens: expected a number ≥ 1, found {max_tokens}; raise it")
+    if Path(model).is_dir() and out.resolve().is_relative_to(Path(model).resolve()):
+        raise UserError(f"out: expected a folder outside the model's {model}, found {out}; name another")
     source, relative = model_source(str(model), out), from_folder(out, file)
     runtime = Runtime.choose(device, precision, threads or os.cpu_count())
     out.mkdir(parents=True, exist_ok=True)
@@ -78,7 +89,7 @@ def train(
         names = "base", "preferences", "reference", "policy"
         start, triplets, known, policy = (Path(name, "manifest.json") for name in names)
         inputs = {"policy": start, "preferences": triplets}
-        division = {"validation_share": validation_share, "seed": seed}
+        division = {"validation_share": validation_share, "max_tokens": max_tokens, "seed": seed}
         shown, styles = Path("experts.manifest.json"), {"styles": spec["styles"]}
         work = [
             make(start, base, source, runtime, {}),
@@ -91,7 +102,7 @@ def train(
     folder = out / "policy/model"
     print(
         f"{file}: {counts['train']} triplets for training, {counts['validation']} for validation; dropped "
-        f"{counts['equal']} with chosen = rejected, {counts['long']} longer than the model's positions"
+        f"{counts['equal']} with chosen = rejected, {counts['long']} of more than {counts['max_tokens']} tokens"
     )
     if not any(work):
         print(f"{out}: everything is there, nothing was done; to train again delete {out}/policy")
@@ -124,7 +135,8 @@ def method_spec(method: str, experts: int | None, architecture: str | None, colu
     """All keys of a method: the defaults of config.yaml, `keys` over them; checked as the configuration is.
 
     dpo is one model, mix K = 4 heads under global weights, moe the same under a gate that starts at 1/K and, with
-    a column user, sees the user. Raises `UserError`.
+    a column user, sees the user; then, and for adapters, what breaks the tie is as in the workflow's `LIKE`. Raises
+    `UserError`.
     """
     for name, value, known in ("method", method, METHODS), ("architecture", architecture, [None, *ARCHITECTURES]):
         if value not in known:
@@ -136,10 +148,13 @@ def method_spec(method: str, experts: int | None, architecture: str | None, colu
     changes = {kind: 1 if method == "dpo" else 4 if experts is None else experts, "pretrained_gate": False}
     changes |= {"weights": "gate", "user_gate": "user" in columns} if method == "moe" else {}
     changes |= keys
+    section = yaml.safe_load(CONFIG.read_text())["policies"]
+    for key, (example, copied) in LIKE.items():
+        if changes.get(key):
+            changes = {name: section["methods"][example][name] for name in copied} | changes
     schema = yaml.safe_load(SCHEMA.read_text())
     schema = {"$defs": schema["$defs"], "additionalProperties": {"$ref": "#/$defs/method"}}
-    config = {"policies": {"defaults": yaml.safe_load(CONFIG.read_text())["policies"]["defaults"]}}
-    config["policies"]["methods"] = {method: changes}
+    config = {"policies": {"defaults": section["defaults"], "methods": {method: changes}}}
     try:
         for fault in Draft202012Validator(schema).iter_errors({method: changes}):
             raise UserError(one_line(fault))
@@ -187,7 +202,7 @@ def read_triplets(file: Path) -> pd.DataFrame:
         frame = readers[file.suffix](file)
     except UserError:
         raise
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{file}: expected {file.suffix[1:]}, found: {str(error).splitlines()[0]}; mend it") from error
     if frame.empty:
         raise UserError(f"{file}: expected preferences, found none; give it at least two prompts")
@@ -206,8 +221,9 @@ def read_triplets(file: Path) -> pd.DataFrame:
                 raise UserError(f"{file}: expected text as {column}, found {found} in row {row}; correct that row")
     labels = [column for column in LABELS if column in frame]
     for column in labels:
-        if frame[column].isna().any():
-            row = int(frame[column].isna().argmax()) + 1
+        lacking = frame[column].isna() | (frame[column] == "")
+        if lacking.any():
+            row = int(lacking.argmax()) + 1
             raise UserError(f"{file}: expected a {column} in every row, found none in row {row}; fill or drop it")
     return frame[[*TEXTS, *labels]].astype(dict.fromkeys(labels, str))
 
@@ -231,28 +247,30 @@ def own_preferences(out: Path, spec: dict, *, runtime: Runtime, resume: Path, po
     """Write `train.parquet` and `validation.parquet`, split by prompt, in the columns of the preferences stage.
 
     A completion ends with end-of-text. `counts.json` has the triplets of both, and those dropped: `equal`, chosen =
-    rejected, and `long`, prompt with a completion beyond the model's positions.
+    rejected, and `long`, prompt with a completion beyond `max_tokens` or the model's positions.
     """
     frame, tokenizer = read_triplets(file), AutoTokenizer.from_pretrained(policy / "model")
     if tokenizer.eos_token_id is None:
         raise UserError("model: expected a tokenizer with an eos token, found none; set eos_token in its files")
     positions = positions_of(checked(load_language_model(policy / "model", runtime)))
+    limit = min(positions, spec["max_tokens"] or np.inf)
     frame["prompt_ids"] = tokenizer(frame["prompt"].tolist())["input_ids"]
     for column in ("chosen", "rejected"):
         ids = tokenizer(frame[column].tolist(), add_special_tokens=False)["input_ids"]
         frame[f"{column}_ids"] = [[*row, tokenizer.eos_token_id] for row in ids]
     completion = np.maximum(frame["chosen_ids"].str.len(), frame["rejected_ids"].str.len())
-    equal, long = frame["chosen"] == frame["rejected"], frame["prompt_ids"].str.len() + completion > positions
+    equal, long = frame["chosen"] == frame["rejected"], frame["prompt_ids"].str.len() + completion > limit
     kept = frame[~equal & ~long].reset_index(drop=True)
     kept.insert(0, "prompt_id", pd.factorize(kept["prompt"])[0])
-    held_out = kept["prompt_id"].isin(validation_prompts(kept["prompt_id"].unique(), kept, **spec))
+    held_out = validation_prompts(kept["prompt_id"].unique(), kept, spec["validation_share"], spec["seed"])
+    held_out = kept["prompt_id"].isin(held_out)
     if held_out.all() or not held_out.any():
         raise UserError(
             f"{file.name}: expected at least two prompts, and two of some user if there are users, found "
             f"{kept['prompt_id'].nunique()} in {len(kept)} triplets, without {equal.sum()} with chosen = rejected and "
-            f"{(~equal & long).sum()} of more than {positions:g} tokens; give it more"
+            f"{(~equal & long).sum()} of more than {limit:g} tokens; give it more"
         )
-    counts = {"equal": int(equal.sum()), "long": int((~equal & long).sum())}
+    counts = {"equal": int(equal.sum()), "long": int((~equal & long).sum()), "max_tokens": f"{limit:g}"}
     for name, part in ("train", kept[~held_out]), ("validation", kept[held_out]):
         part.to_parquet(out / f"{name}.parquet", index=False)
         counts[name] = len(part)

@@ -70,17 +70,16 @@ def verdicts(
     runtime: Runtime,
     resume: Path,
     policy: Path,
-    reward_model: Path | None = None,
-    **opponents: Path,
+    **others: Path,
 ) -> None:
     """Write `verdicts.parquet`, one row a pair and order, and `counts.json`.
 
-    `reward_model` is the file that stands for the judge's model, which `spec` names: another makes other verdicts.
+    `others` are opponents by name, and the files of the judge's model, which `spec` names, as `reward_model/FILE`.
 
     `order` is 1 where the policy's text stood first; choice and score (1, 0, 0.5, NaN) are the policy's: win, loss,
     tie, failed. contradictions is the share, of pairs with both verdicts, of those with one win and one loss.
     """
-    pairs = pairs_of(policy, opponents)
+    pairs = pairs_of(policy, {name: path for name, path in others.items() if not name.startswith("reward_model/")})
     table = pairs.loc[pairs.index.repeat(2)].reset_index(drop=True)
     table["order"] = np.tile([0, 1], len(pairs))
     first, second = (np.where(table["order"] == place, table["own"], table["other"]) for place in (1, 0))

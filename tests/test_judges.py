@@ -132,6 +132,7 @@ def test_template_and_body_arrive_as_written(endpoint, section):
 FAULTS = {
     "silence": 0.4,
     "busy": (429, {}, "slow down"),
+    "too slow": (408, {}, "timeout"),
     "broken": (500, {}, "oh\nno"),
     "no JSON": "I like A.",
     "unknown winner": says("C"),
@@ -196,12 +197,13 @@ def test_what_was_answered_is_not_asked_again(endpoint, section):
     assert ask(section, *MANY, MANY[0]) == before and len(endpoint.prompts) == 12
     files = sorted(Path(section["cache"]).iterdir())
     assert len(files) == 12 and {"request", "answers", "winner", "attempts"} == set(json.loads(files[0].read_text()))
-    for change in {"model": "other"}, {"temperature": 1}, {"max_tokens": 51}, {"prompt": PROMPT + " "}:
+    elsewhere = {"endpoint": endpoint.url.replace("v1", "v2")}
+    for change in {"model": "other"}, {"temperature": 1}, {"max_tokens": 51}, {"prompt": PROMPT + " "}, elsewhere:
         asked = len(endpoint.prompts)
         ask(section | change, MANY[0])
         assert len(endpoint.prompts) == asked + 1, change
     files[0].write_text("spoiled")
-    assert ask(section, *MANY, MANY[0]) == before and len(endpoint.prompts) == 17
+    assert ask(section, *MANY, MANY[0]) == before and len(endpoint.prompts) == 18
 
 
 def test_a_killed_run_asks_only_for_the_rest(endpoint, section):
@@ -235,6 +237,18 @@ def test_failures_are_counted_and_not_kept(endpoint, section):
     assert "failed" not in {v.choice for v in ask(section, *MANY)} and len(endpoint.prompts) == 1
 
 
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_text_that_the_endpoint_refuses_is_one_failure(endpoint, section, status):
+    """A filter, or too long a prompt: it is asked once a run, and the others have their verdicts."""
+    endpoint.script = lambda prompt, number: (status, {}, "no") if "text 4" in prompt else longer(prompt, number)
+    given = ask(section | {"max_failed_share": 0.1}, *MANY)
+    assert (given[4].choice, given[4].attempts, given[4].error) == ("failed", 1, f"status {status}: no")
+    assert [v.choice for v in given].count("failed") == 1 and len(endpoint.prompts) == 12
+    endpoint.script = lambda prompt, number: (status, {}, "no")
+    with pytest.raises(UserError, match=f"first . failed, the last with: status {status}: no"):
+        ask(section | {"model": "none of these"}, *MANY)
+
+
 def test_a_failed_run_keeps_its_answers(endpoint, section):
     endpoint.script = lambda prompt, number: longer(prompt, number) if number <= 8 else (503, {}, "down")
     with pytest.raises(UserError, match=r"all but 1.2 of 12 .* found 2 of the first 10 failed, .*status 503: down"):
@@ -255,9 +269,9 @@ def test_a_judge_that_never_answers_stops_early(endpoint, section, share):
 
 
 def test_an_early_stop_does_not_wait_for_long_back_offs(endpoint, section):
-    endpoint.script = lambda prompt, number: (429, {"Retry-After": "60"}, "") if number % 2 else (400, {}, "bad")
+    endpoint.script = lambda prompt, number: (429, {"Retry-After": "60"}, "") if number % 2 else (403, {}, "bad")
     start = time.monotonic()
-    with pytest.raises(UserError, match="status 400"):
+    with pytest.raises(UserError, match="status 403"):
         ask(section | {"parallel": 2}, *MANY)
     assert time.monotonic() - start < 5
 
@@ -313,6 +327,22 @@ def test_rating_by_a_reward_model(model_folder, tmp_path, labels):
         a, b = (scores[column] for scores in alone)
         assert json.loads(verdict.answer) == pytest.approx([a, b], abs=1e-5)
         assert verdict.choice == ("first" if a > b else "second")
+
+
+def test_a_reward_model_with_a_chat_template_reads_chats_in_fp32(model_folder, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}; {% endfor %}"
+    tokenizer.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    size = GPT2Config.from_pretrained(model_folder, num_labels=1, pad_token_id=tokenizer.eos_token_id)
+    GPT2ForSequenceClassification(size).bfloat16().save_pretrained(tmp_path)
+    model = GPT2ForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    chats = [f"user: Skip it.; assistant: {text}; " for text in ("The film", "A boat")]
+    with torch.no_grad():
+        alone = [model(**tokenizer(chat, return_tensors="pt")).logits.item() for chat in chats]
+    rating = build({"kind": "rating", "rating": {"scorer": "model", "path": str(tmp_path)}})
+    (verdict,) = rating([Comparison("Skip it.", "honesty", "The film", "A boat")])
+    assert json.loads(verdict.answer) == pytest.approx(alone, abs=1e-5)
 
 
 def test_a_folder_without_a_reward_model_is_one_line(model_folder, tmp_path):

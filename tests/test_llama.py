@@ -90,18 +90,19 @@ def test_either_end_stops(llama_folder, runtime):
 
 
 @pytest.mark.parametrize("architecture", ["heads", "models", "adapters"])
-def test_experts_of_every_kind_train_and_write(llama_folder, architecture, tmp_path, capsys):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_experts_of_every_kind_train_and_write(llama_folder, architecture, precision, tmp_path, capsys):
     rows = [
         {"prompt": f"Name {i}.", "chosen": f" Film {i}.", "rejected": f" A boat of {i}.", "user": "ab"[i % 2]}
         for i in range(8)
     ]
     file = tmp_path / "mine.jsonl"
     file.write_text("\n".join(json.dumps(row) for row in rows))
-    how = {"device": "cpu", "precision": "fp32", "threads": 1}
-    keys = {"experts": 2, "architecture": architecture, "epochs": 2, "batch_size": 4, **how}
+    how = {"device": "cpu", "precision": precision, "threads": 1}
+    keys = {"experts": 2, "architecture": architecture, "epochs": 4, "learning_rate": 1e-3, "batch_size": 4, **how}
     folder = own.train(file, llama_folder, tmp_path / "out", **keys)
     figures = json.loads((folder.parent / "validation.json").read_text())
-    assert figures["after"]["nll"] != figures["before"]["nll"]
+    assert figures["after"]["nll"] < figures["before"]["nll"]
     assert len(own.generate(folder, "Name 3.", user="a", max_new_tokens=4, **how)) == 1
     with pytest.raises(UserError, match="user: expected one of the 2 users"):
         own.generate(folder, "Name 3.", user="c", max_new_tokens=4, **how)

@@ -181,6 +181,8 @@ def test_three_formats_and_aliases(tmp_path):
         ("my.jsonl", '{"prompt": "a"}\n{"prompt"\n', "expected a JSON object in line 2"),
         ("my.csv", "prompt,chosen,rejected,style,objective\na,b,c,d,e\n", "expected a column style or objective, found both"),
         ("my.jsonl", '{"prompt": "a", "chosen": "b", "rejected": "c", "user": null}\n', "a user in every row, found none in row 1"),
+        ("my.csv", "prompt,chosen,rejected,user\na,b,c,anna\na,b,c,\n", "a user in every row, found none in row 2"),
+        ("my.parquet", "PAR1 is how it begins and ends, but no more PAR1", "expected parquet, found: "),
         ("my.txt", "text", r"expected a file .parquet, .jsonl or .csv, found my.txt"),
         ("none.jsonl", None, "expected a file of preferences, found none"),
     ],
@@ -201,8 +203,10 @@ def test_what_is_dropped_is_counted(tmp_path, model_folder, runtime):
     )
     file = written(tmp_path / "my.jsonl", [*rows(), equal, long, long])
     how = {"runtime": runtime, "resume": tmp_path, "policy": model_folder.parent, "file": file}
-    own_preferences(tmp_path, {"validation_share": 0.25, "seed": 0}, **how)
-    assert json.loads((tmp_path / "counts.json").read_text()) == {"equal": 1, "long": 2, "train": 12, "validation": 4}
+    spec = {"validation_share": 0.25, "max_tokens": None, "seed": 0}
+    own_preferences(tmp_path, spec, **how)
+    counts = json.loads((tmp_path / "counts.json").read_text())
+    assert counts == {"equal": 1, "long": 2, "max_tokens": "64", "train": 12, "validation": 4}
     train, validation = (pd.read_parquet(tmp_path / f"{split}.parquet") for split in ("train", "validation"))
     assert not set(train["prompt"]) & set(validation["prompt"])
     ends = {
@@ -213,7 +217,10 @@ def test_what_is_dropped_is_counted(tmp_path, model_folder, runtime):
     with pytest.raises(
         UserError, match=r"^my.jsonl: .* found 0 in 0 triplets, without 1 with .* and 1 of more than 64"
     ):
-        own_preferences(tmp_path, {"validation_share": 0.25, "seed": 0}, **how)
+        own_preferences(tmp_path, spec, **how)
+    written(file, rows())
+    with pytest.raises(UserError, match=r"of more than 5 tokens; give it more"):
+        own_preferences(tmp_path, spec | {"max_tokens": 5}, **how)
 
 
 def test_a_tokenizer_must_end_texts(tmp_path, model_folder, runtime, monkeypatch):
@@ -254,8 +261,15 @@ def test_methods_and_architectures():
     moe = method_spec("moe", None, None, ["user"], {"beta": 0.05})
     assert (moe["shared_heads"], moe["weights"], moe["user_gate"], moe["pretrained_gate"]) == (4, "gate", True, False)
     assert moe["beta"] == 0.05 and moe["schedule"] == "linear"
+    ours = yaml.safe_load((ROOT / "config.yaml").read_text())["policies"]["methods"]["user_moe_case1"]
+    assert {key: moe[key] for key in ("gate_perturbation", "phases", "gate_learning_rate")} == {
+        key: ours[key] for key in ("gate_perturbation", "phases", "gate_learning_rate")
+    }
+    assert method_spec("moe", None, None, ["user"], {"phases": []})["phases"] == []
+    assert method_spec("moe", None, None, [], {})["gate_perturbation"] == 0
     mix = method_spec("mix", 3, "adapters", ["user"], {})
     assert (mix["adapters"], mix["shared_heads"], mix["weights"], mix["user_gate"]) == (3, 0, "global", False)
+    assert (mix["perturbation"], moe["perturbation"]) == (0.02, 0.1)
     assert method_spec("dpo", None, None, [], {})["independent_models"] == 1
 
 
@@ -286,6 +300,8 @@ def test_a_model_is_a_folder_or_a_commit_of_the_hub(tmp_path):
         ("--architecture lora", "architecture: expected one of heads, models, adapters, found lora"),
         ("--validation-share 1", "validation_share: expected a number between 0 and 1, found 1.0"),
         ("--seed -1", "seed: expected a number ≥ 0, found -1"),
+        ("--max-tokens 0", "max_tokens: expected a number ≥ 1, found 0; raise it"),
+        ("", "out: expected a folder outside the model's ., found mine; name another"),
         ("--model none", "model: expected a folder, or NAME@COMMIT of the hub, found no none"),
     ],
 )  # fmt: skip
