@@ -5,6 +5,7 @@ import errno
 import importlib
 import inspect
 import json
+import os
 import shutil
 import sys
 import time
@@ -202,4 +203,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    if os.environ.get("PYTHONHASHSEED") != "0":  # libraries write sets of names in the order of their hashes (peft)
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONHASHSEED": "0"})
     main()

@@ -7,6 +7,7 @@ import re
 import runpy
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -390,6 +391,19 @@ def test_users_adapters_and_tensorboard(folder, model_folder, monkeypatch, capsy
     ]:
         with pytest.raises(UserError, match=line):
             generate(**how | wrong)
+
+
+def test_adapters_are_the_same_bytes_in_processes_that_hash_otherwise(folder, model_folder):
+    written(folder / "my.jsonl", rows())
+    call = ["train", "--preferences", "my.jsonl", "--model", str(model_folder), "--architecture", "adapters"]
+    call += ["--experts", "2", "--epochs", "1", "--batch-size", "4", "--threads", "1", "--device", "cpu"]
+    manifests = []
+    for seed in "1", "2":
+        command_line = [sys.executable, "-m", "mixdpo", *call, "--out", f"with{seed}"]
+        subprocess.run(command_line, env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}, check=True)
+        manifests.append(json.loads(Path(f"with{seed}/policy/manifest.json").read_text()))
+    assert manifests[0] == manifests[1]
+    assert "model/adapters/expert0/adapter_config.json" in manifests[0]["files"]
 
 
 def test_without_tensorboard_the_line_says_what_to_install(monkeypatch):
