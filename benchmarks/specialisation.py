@@ -76,7 +76,7 @@ def main() -> None:
     }
 
     def fresh() -> PreferenceObjective:
-        objective = PreferenceObjective(build(spec, folder / "sft/multi_reward/model", None, runtime), spec, runtime)
+        objective = PreferenceObjective(build(spec, folder / "sft/multi_reward/model", runtime), spec, runtime)
         objective.prepare(data["train"], spec["epochs"] * 1000)
         return objective
 

@@ -1,0 +1,56 @@
+"""Does the gate find the users' tastes whatever the training seed?
+
+Needs the results of `make`. Trains a method of users for every seed on the run's preferences and prints the share of
+users at the expert of their taste, the mean largest weight w(x, u) on the test prompts, and the validation figures.
+`--set KEY=VALUE` changes a key of the method.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from tabulate import tabulate
+
+from mixdpo.config import method_of
+from mixdpo.extensions import users_of_experts
+from mixdpo.models import Policy
+from mixdpo.policies import policies
+from mixdpo.runtime import Runtime
+from mixdpo.scores import recovery
+
+
+def measure(spec: dict, folder: Path, prompts: pd.DataFrame, runtime: Runtime) -> dict:
+    stages = {"policy": "sft", "preferences": "preferences", "reference": "reference"}
+    inputs = {name: folder / stage / "multi_user" for name, stage in stages.items()}
+    with tempfile.TemporaryDirectory() as out, tempfile.TemporaryDirectory() as resume:
+        policies(Path(out), spec, runtime=runtime, resume=Path(resume), **inputs)
+        policy = Policy.from_pretrained(Path(out) / "model", runtime)
+        after = json.loads((Path(out) / "validation.json").read_text())["after"]
+    w = policy.log_weights(prompts["prompt_ids"].tolist(), prompts["user"].tolist()).exp().detach().numpy()
+    weights = prompts[["user", "taste"]].join(pd.DataFrame(w).add_prefix("w"))
+    share = recovery(users_of_experts(weights, list(range(policy.experts))))
+    figures = {"largest w": w.max(axis=1).mean(), "nll": after["nll"], "accuracy": after["accuracy"]}
+    return {"seed": spec["seed"], "users at their expert": share} | figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results/embedded"))
+    parser.add_argument("--config", type=Path, default=Path("config.yaml"))
+    parser.add_argument("--method", default="user_moe_case1")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the method, in YAML")
+    arguments = parser.parse_args()
+    changes = {key: yaml.safe_load(value) for key, value in (pair.split("=", 1) for pair in arguments.set)}
+    spec = method_of(yaml.safe_load(arguments.config.read_text()), arguments.method) | changes
+    written = arguments.results / "evaluations/multi_user/reference/completions/completions.parquet"
+    prompts, runtime = pd.read_parquet(written), Runtime.choose("cpu", "auto", 1)
+    lines = [measure(spec | {"seed": seed}, arguments.results, prompts, runtime) for seed in arguments.seeds]
+    print(tabulate(lines, headers="keys", tablefmt="github", floatfmt=".3f"))
+
+
+if __name__ == "__main__":
+    main()
