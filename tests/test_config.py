@@ -9,7 +9,7 @@ import yaml
 from snakemake.utils import update_config
 
 from mixdpo.checks import RESERVED, check_tables, validate
-from mixdpo.config import asset_files, configuration, published, spec
+from mixdpo.config import asset_files, configuration, published, reward_model_files, spec
 from mixdpo.errors import UserError
 from mixdpo.policies import policies
 from mixdpo.verdicts import verdicts
@@ -210,6 +210,16 @@ def test_a_spec_holds_its_slice_only():
     for stage in stages:
         assert spec(DEFAULT, stage, "multi_reward", "dpo/seed0") == spec(edited, stage, "multi_reward", "dpo/seed0")
     assert spec(DEFAULT, "evaluations", "multi_reward") != spec(edited, "evaluations", "multi_reward")
+
+
+def test_a_reward_model_is_known_by_all_its_files(tmp_path):
+    """The judge of the default run has none."""
+    for name in "config.json", "model-2.safetensors", "model-1.safetensors", "notes.txt":
+        (tmp_path / name).touch()
+    files = reward_model_files(changed("judge.rating", {"scorer": "model", "path": str(tmp_path)}))
+    names = ["config.json", "model-1.safetensors", "model-2.safetensors"]
+    assert files == {f"reward_model/{name}": str(tmp_path / name) for name in names}
+    assert reward_model_files(DEFAULT) == {}
 
 
 def test_no_method_can_be_named_like_an_argument_of_a_stage_that_takes_methods():

@@ -394,6 +394,7 @@ def judged(world, section, runtime, out="out"):
     (world / out).mkdir()
     spec = {"judge": {"kind": "llm", "llm": section}}
     inputs = {"policy": world / "policy", "base": world / "base", "dpo": world / "dpo"}
+    inputs["reward_model/config.json"] = world / "config.json"  # no opponent
     verdicts(world / out, spec, runtime=runtime, resume=world, **inputs)
     table = pd.read_parquet(world / out / "verdicts.parquet")
     return table, json.loads((world / out / "counts.json").read_text())
