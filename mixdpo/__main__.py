@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import gc
 import importlib
 import inspect
 import json
@@ -187,6 +188,7 @@ def disk_is_full(error: Exception) -> bool:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    gc.disable()  # nothing that an import makes is garbage; looking for some, then and at exit, takes seconds of a job
     from mixdpo.record import facts
     from mixdpo.runtime import Runtime
 
@@ -196,10 +198,13 @@ def run(arguments: argparse.Namespace) -> None:
     inputs = {name: Path(path) for name, path in (pair.split("=", 1) for pair in arguments.inputs)}
     folders = {name: p.parent if p.name == "manifest.json" else p for name, p in inputs.items()}
     function = getattr(importlib.import_module(STAGES[stage]), stage)
+    gc.freeze()
+    gc.enable()
     work = {"stage": stage, "spec": spec, "code": code, "inputs": inputs, "runtime": asdict(runtime)}
     with publish(arguments.out, **work) as (staging, resume):
         function(staging, spec, runtime=runtime, resume=resume, **folders)
     write_json(arguments.facts / f"{label(arguments.out)}.json", facts(runtime, start))
+    gc.freeze()  # what the stage imported or still holds
 
 
 if __name__ == "__main__":

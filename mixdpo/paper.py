@@ -14,7 +14,7 @@ from mixdpo.claims import claims_table, comparisons_table, sensitivity_table
 from mixdpo.extensions import ablations_table, length_bias_table, users_table, win_rates_table
 from mixdpo.published import resolved, sources_of
 from mixdpo.runtime import Runtime
-from mixdpo.scores import head_order, per_prompt, policies_in, recovery, samples, within
+from mixdpo.scores import head_order, per_prompt, policies_in, recovery, samples, scored, within
 from mixdpo.stages import STAGES
 from mixdpo.statistics import mean_and_se
 
@@ -36,6 +36,7 @@ def paper(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: P
 
     `artifacts` are named as `graph.table_inputs` names them.
     """
+    scored.cache_clear()  # an audit makes many tables in one process, and its files are to be read anew
     table = yaml.safe_load(published.read_text())
     table = resolved(table, {name: yaml.safe_load(artifacts.pop(name).read_text()) for name in sources_of(table)})
     if "experiments" in table:

@@ -3,6 +3,7 @@
 `artifacts` are folders of one experiment, named `stage:policy` as `within` leaves them.
 """
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
+from sklearn.metrics.cluster import contingency_matrix
 
 
 def within(artifacts: dict[str, Path], experiment: str | None) -> dict[str, Path]:
@@ -56,9 +58,7 @@ def samples(artifacts: dict[str, Path], method: str, decoding: str = "token") ->
     frames, orders = [], head_order(artifacts, method)
     for policy in policies_in(artifacts, method, "completions"):
         folder, order = artifacts[f"completions:{policy}"], orders.get(policy)
-        scores = pd.read_parquet(artifacts[f"rewards:{policy}"] / "scores.parquet")
-        frame = pd.read_parquet(folder / "completions.parquet")
-        frame = frame.merge(scores, on=["prompt_id", "sample", "decoding"], validate="1:1")
+        frame = scored(folder, artifacts[f"rewards:{policy}"])
         if decoding == "sparse":
             weights = pd.read_parquet(folder / "weights.parquet").set_index("prompt_id").filter(regex="^w")
             frame = frame[
@@ -71,6 +71,14 @@ def samples(artifacts: dict[str, Path], method: str, decoding: str = "token") ->
     return pd.concat(frames, ignore_index=True)
 
 
+@cache
+def scored(completions: Path, rewards: Path) -> pd.DataFrame:
+    """Completions with their rewards; one table asks for the same ones many times."""
+    frame = pd.read_parquet(completions / "completions.parquet")
+    scores = pd.read_parquet(rewards / "scores.parquet")
+    return frame.merge(scores, on=["prompt_id", "sample", "decoding"], validate="1:1")
+
+
 def per_prompt(frame: pd.DataFrame, column: str) -> pd.Series:
     """Mean over training seeds for each test prompt: what the standard error over prompts is taken of."""
     return frame.groupby("prompt_id")[column].mean()
@@ -79,9 +87,7 @@ def per_prompt(frame: pd.DataFrame, column: str) -> pd.Series:
 def recovery(responsibilities: pd.DataFrame) -> float:
     """Share of triplets whose likeliest expert is that of their style, experts matched to styles at best."""
     q = responsibilities.filter(regex="^q").to_numpy()
-    counts = (
-        pd.crosstab(q.argmax(axis=1), responsibilities["style"]).reindex(range(q.shape[1]), fill_value=0).to_numpy()
-    )
+    counts = contingency_matrix(q.argmax(axis=1), responsibilities["style"])
     rows, columns = linear_sum_assignment(-counts)
     return counts[rows, columns].sum() / counts.sum()
 

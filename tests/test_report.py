@@ -256,7 +256,7 @@ def test_page_says_what_the_run_is_from_its_artifacts(page):
     text = " ".join(Page(page).text.split())
     assert "2 policies (training seed 0) were trained on completions of 2,000 prompts" in text
     assert "0.0 million weights (2 layers of width 10)" in text
-    assert "measured on 1,000 test prompts" in text and "on CPU" in text
+    assert "measured on 800 test prompts" in text and "on CPU" in text
     assert "Of the 2 claims of the paper" in text and "1 is not tested" in text and "one size" in text
     assert "paper: 0.610 ± 0.004" in text
     assert "Artifacts made 2026-01-02" in text
