@@ -184,6 +184,8 @@ def check_method(config: dict, name: str) -> None:
         raise UserError(
             f"{key}: expected shared_heads + independent_models + adapters ≥ 1, found 0 experts; raise one of them"
         )
+    if method["top_s"] is not None and not 1 <= method["top_s"] <= experts:
+        raise UserError(f"{key}.top_s: expected 1 to {experts}, its experts, found {method['top_s']}; correct it")
     if weights is not None and (len(weights) != experts or abs(sum(weights) - 1) > 1e-6):
         raise UserError(
             f"{key}.initial_weights: expected {experts} weights that sum to 1, found {weights} with sum {sum(weights):g}; "

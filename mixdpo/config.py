@@ -111,19 +111,21 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
             return {}
         case "policies":
             method, seed = policy.split("/seed")
-            return method_of(config, method) | {"seed": int(seed)}
+            trained = {key: value for key, value in method_of(config, method).items() if key != "top_s"}
+            return trained | {"seed": int(seed)}
         case "gates":
             return config["policies"]["gate"] | {"domains": chosen["domains"]}
         case "evaluations" if "users" in chosen:
             asked = {name: chosen["users"][name] for name in ("tastes", "per_taste", "max_prompt_tokens")}
             asked |= {"template": config["assets"]["feedback"]["template"], "per_prompt": 1}
-            return config["evaluations"] | chosen.get("evaluations", {}) | asked
+            return config["evaluations"] | chosen.get("evaluations", {}) | asked | decoded_by(config, policy)
         case "verdicts":
             kind = config["judge"]["kind"]
             return {"judge": {"kind": kind, kind: config["judge"].get(kind, {})}}
         case "evaluations":
-            prompts = {"prompt_tokens": config["completions"]["prompt_tokens"], "per_prompt": 1, "split": "test"}
-            return config["evaluations"] | chosen.get("evaluations", {}) | prompts | {"domains": chosen["domains"]}
+            asked = {"prompt_tokens": config["completions"]["prompt_tokens"], "per_prompt": 1, "split": "test"}
+            asked |= {"domains": chosen["domains"]}
+            return config["evaluations"] | chosen.get("evaluations", {}) | asked | decoded_by(config, policy)
         case "paper" | "figures":
             return {"table": table or figure}
         case "report":
@@ -134,6 +136,11 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
 def method_of(config: dict, method: str) -> dict:
     """A method with all its keys: the defaults and its differences from them."""
     return config["policies"]["defaults"] | config["policies"]["methods"][method]
+
+
+def decoded_by(config: dict, policy: str) -> dict:
+    """How many experts decode a policy, those of the largest weights; null for all."""
+    return {"top_s": None if policy == "reference" else method_of(config, policy.split("/")[0])["top_s"]}
 
 
 def experts_of(config: dict, method: str) -> int:

@@ -162,6 +162,8 @@ def method_spec(method: str, experts: int | None, architecture: str | None, colu
     except UserError as error:
         raise UserError(str(error).replace("policies.methods.", "").replace(" in the configuration", "")) from None
     spec = method_of(config, method)
+    if spec.pop("top_s") is not None:
+        raise UserError(f"{method}.top_s: expected null in training, found a number; type generate --top-s")
     if spec["pretrained_gate"] and spec["weights"] == "gate":
         raise UserError(f"{method}.pretrained_gate: expected false, found true; a gate starts at 1/K here")
     for key, column, off in ("user_gate", "user", "false"), ("styles", "style", "null"):

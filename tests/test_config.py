@@ -96,6 +96,8 @@ def changed(key: str, value) -> dict:
         ("policies.methods.dpo", {}, ["policies.methods.dpo", "independent_models", "≥ 1", "0 experts"]),
         ("policies.methods.dpo.btea", 0.1, ["policies.methods.dpo", "btea", "did you mean beta?"]),
         ("policies.defaults.reward_update", "twice", ["reward_update", "one_step", "twice"]),
+        ("policies.methods.mix_case1.top_s", 4, ["mix_case1.top_s: expected 1 to 3", "found 4"]),
+        ("policies.methods.mix_case1.top_s", 0, ["mix_case1.top_s", "≥ 1", "found 0"]),
         ("policies.methods.mix_case1.initial_weights", [0.5, 0.5], ["mix_case1.initial_weights", "3 weights"]),
         ("policies.methods.mix_case1.initial_weights", [0.5, 0.5, 0.5], ["initial_weights", "sum to 1", "1.5"]),
         ("policies.methods.mix_case1.initial_weights", [0.5, 2, 0.5], ["initial_weights", "≤ 1", "found 2"]),
@@ -209,7 +211,19 @@ def test_a_spec_holds_its_slice_only():
     ]
     for stage in stages:
         assert spec(DEFAULT, stage, "multi_reward", "dpo/seed0") == spec(edited, stage, "multi_reward", "dpo/seed0")
-    assert spec(DEFAULT, "evaluations", "multi_reward") != spec(edited, "evaluations", "multi_reward")
+    assert spec(DEFAULT, "evaluations", "multi_reward", "dpo/seed0") != spec(
+        edited, "evaluations", "multi_reward", "dpo/seed0"
+    )
+
+
+def test_how_many_experts_decode_a_policy_is_nothing_that_its_training_sees():
+    edited = changed("policies.methods.mix_case1.top_s", 2)
+    of = {
+        stage: [spec(config, stage, "multi_reward", "mix_case1/seed0") for config in (DEFAULT, edited)]
+        for stage in ("policies", "evaluations")
+    }
+    assert of["policies"][0] == of["policies"][1] and [s["top_s"] for s in of["evaluations"]] == [None, 2]
+    assert spec(edited, "evaluations", "multi_reward", "reference")["top_s"] is None
 
 
 def test_a_reward_model_is_known_by_all_its_files(tmp_path):

@@ -295,6 +295,8 @@ def test_a_model_is_a_folder_or_a_commit_of_the_hub(tmp_path):
         ("--set seed=1", "--set: expected a key of policies.defaults, found seed; type --seed"),
         ("--set user_gate=true", "moe.user_gate: expected preferences with a column user"),
         ("--set 'styles=[brief]'", "moe.styles: expected preferences with a column style, found none; set it to null"),
+        ("--set top_s=2", "moe.top_s: expected null in training, found a number; type generate --top-s"),
+        ("--set top_s=9", "moe.top_s: expected 1 to 4, its experts, found 9"),
         ("--set pretrained_gate=true", "moe.pretrained_gate: expected false, found true"),
         ("--method ppo", "method: expected one of dpo, mix, moe, found ppo"),
         ("--method dpo --experts 2", "experts: expected 1 with the method dpo, found 2"),
