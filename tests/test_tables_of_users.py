@@ -286,11 +286,11 @@ def test_tables_are_printed_from_their_yaml(tmp_path, runtime, verdicts):
 
 def test_published_tables_are_known():
     tables = published(PUBLISHED, yaml.safe_load((PUBLISHED.parent.parent / "config.yaml").read_text()))
-    users = ["user_moe_case1", "user_moe_case2", "user_moe_adapters"]
-    for name, methods in {"poster_table3": 1, "length_bias": 1, "users": 1, "users_win_rates": 3}.items():
+    users = ["user_moe_case1", "user_moe_case2", "user_moe_adapters", "user_moe_specialists"]
+    for name, methods in {"poster_table3": 1, "length_bias": 1, "users": 1, "users_win_rates": 4}.items():
         assert tables[name]["kind"] in printing.KINDS
         assert [m for m in methods_of(tables[name], "multi_user") if m.startswith("user_moe")] == users[:methods]
     assert tables["poster_figure"]["kind"] in KINDS
     assert tables["ablations"]["target"] == "ablations" and tables["ablations"]["kind"] in printing.KINDS
     rows = [(row["policy"], row.get("decoding", "token")) for row in tables["ablations"]["rows"]]
-    assert len(rows) == len(set(rows)) == 16
+    assert len(rows) == len(set(rows)) == 17
