@@ -74,7 +74,11 @@ def add_own(commands: argparse._SubParsersAction) -> None:
     for key, kind in {"epochs": int, "batch_size": int, "learning_rate": float, "beta": float}.items():
         train.add_argument(f"--{key.replace('_', '-')}", type=kind, help="of the method")
     train.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="any key of policies.defaults in config.yaml"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key of policies.defaults in config.yaml, but initial_experts and top_s",
     )
     train.set_defaults(function=train_own)
     generate = commands.add_parser("generate", help="text from a policy", **how)

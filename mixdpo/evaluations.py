@@ -28,7 +28,7 @@ def evaluations(
     feedback: Path | None = None,
 ) -> None:
     """Write `completions.parquet`: the columns of the completions stage, decoding, log_prob and reference_log_prob,
-    and `weights.parquet`: w0 to wK−1 of every prompt, 0 for experts that are not among the `top_s`.
+    and `weights.parquet`: w0 to wK−1 of every prompt. The `top_s` experts of the largest weights decode, all if null.
 
     Prompts are the beginnings of `reviews`, or the instructions of `feedback`, each asked by one user.
 
@@ -37,9 +37,10 @@ def evaluations(
     tokenizer = AutoTokenizer.from_pretrained(policy / "model")
     model, base = Policy.from_pretrained(policy / "model", runtime), load_language_model(reference / "model", runtime)
     prompts = instruction_prompts(feedback, tokenizer, spec) if feedback else choose_prompts(reviews, tokenizer, spec)
-    asked = {"users": prompts["user"].tolist() if feedback else None, "top_s": spec["top_s"]}
-    log_w = model.routing(prompts["prompt_ids"].tolist(), torch.Generator(runtime.device), **asked)  # (N, K)
-    weights, frames = dict(zip(prompts["prompt_id"], log_w, strict=True)), []
+    asked = prompts["prompt_ids"].tolist(), prompts["user"].tolist() if feedback else None
+    log_w = model.log_weights(*asked)  # (N, K)
+    routed = model.routing(asked[0], torch.Generator(runtime.device), top_s=spec["top_s"], users=asked[1])
+    weights, frames = dict(zip(prompts["prompt_id"], routed, strict=True)), []
     for decoding, routing in decodings(model).items():
         waiting = resume / decoding
         waiting.mkdir(exist_ok=True)

@@ -144,6 +144,9 @@ def method_spec(method: str, experts: int | None, architecture: str | None, colu
             raise UserError(f"{name}: expected one of {expected}, found {value}; choose one of those")
     if method == "dpo" and experts not in (None, 1):
         raise UserError(f"experts: expected 1 with the method dpo, found {experts}; choose mix or moe")
+    for key, instead in ("initial_experts", "add the method to the workflow"), ("top_s", "type generate --top-s"):
+        if keys.get(key):
+            raise UserError(f"{method}.{key}: expected none in this command, found {keys[key]}; {instead}")
     kind = ARCHITECTURES[architecture or ("models" if method == "dpo" else "heads")]
     changes = {kind: 1 if method == "dpo" else 4 if experts is None else experts, "pretrained_gate": False}
     changes |= {"weights": "gate", "user_gate": "user" in columns} if method == "moe" else {}
@@ -161,9 +164,7 @@ def method_spec(method: str, experts: int | None, architecture: str | None, colu
         check_method(config, method)
     except UserError as error:
         raise UserError(str(error).replace("policies.methods.", "").replace(" in the configuration", "")) from None
-    spec = method_of(config, method)
-    if spec.pop("top_s") is not None:
-        raise UserError(f"{method}.top_s: expected null in training, found a number; type generate --top-s")
+    spec = {key: value for key, value in method_of(config, method).items() if key != "top_s"}
     if spec["pretrained_gate"] and spec["weights"] == "gate":
         raise UserError(f"{method}.pretrained_gate: expected false, found true; a gate starts at 1/K here")
     for key, column, off in ("user_gate", "user", "false"), ("styles", "style", "null"):

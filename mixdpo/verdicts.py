@@ -77,7 +77,7 @@ def verdicts(
     `others` are opponents by name, and the files of the judge's model, which `spec` names, as `reward_model/FILE`.
 
     `order` is 1 where the policy's text stood first; choice and score (1, 0, 0.5, NaN) are the policy's: win, loss,
-    tie, failed. contradictions is the share, of pairs with both verdicts, of those with one win and one loss.
+    tie, failed. Equal comparisons are asked, and counted in requests and attempts, once. contradictions is the share, of pairs with both verdicts, of those with one win and one loss.
     """
     pairs = pairs_of(policy, {name: path for name, path in others.items() if not name.startswith("reward_model/")})
     table = pairs.loc[pairs.index.repeat(2)].reset_index(drop=True)
@@ -93,14 +93,15 @@ def verdicts(
         table[name] = [getattr(verdict, name) for verdict in given]
     columns = [*PAIR, "order", "choice", "score", "tokens_difference", "answer", "attempts", "error"]
     table[columns].to_parquet(out / "verdicts.parquet", index=False)
+    asked = table.assign(first=first, second=second).drop_duplicates(["instruction", "taste", "first", "second"])
     both = table["score"].to_numpy().reshape(-1, 2)
     both = both[np.isfinite(both).all(axis=1)]
     counts = {
         "pairs": len(pairs),
         "verdicts": len(table),
         "failures": int((table["choice"] == "failed").sum()),
-        "requests": int((table["attempts"] > 0).sum()),
-        "attempts": int(table["attempts"].sum()),
+        "requests": int((asked["attempts"] > 0).sum()),
+        "attempts": int(asked["attempts"].sum()),
         "contradictions": float((abs(both[:, 0] - both[:, 1]) == 1).mean()) if len(both) else None,
     }
     write_json(out / "counts.json", counts)

@@ -105,8 +105,8 @@ def test_routing_reaches_the_policy(tmp_path, model_folder, reviews_folder, runt
     assert texts["expert"].equals(texts["alone"]) and not texts["expert"].equals(texts["mixture"])
 
 
-@pytest.mark.parametrize(("top_s", "w"), [(None, [0.5, 0.3, 0.2]), (2, [0.625, 0.375, 0.0])])
-def test_evaluations_score_every_way_of_decoding(tmp_path, model_folder, reviews_folder, runtime, top_s, w):
+@pytest.mark.parametrize(("top_s", "shares"), [(None, [0.5, 0.3, 0.2]), (2, [0.625, 0.375, 0.0])])
+def test_evaluations_score_every_way_of_decoding(tmp_path, model_folder, reviews_folder, runtime, top_s, shares):
     """log π(y | x) of single experts, and of the two mixtures from token probabilities, computed here a row at a time;
     of the two experts of the largest weights, as if the third had none.
 
@@ -123,18 +123,18 @@ def test_evaluations_score_every_way_of_decoding(tmp_path, model_folder, reviews
     assert frame["decoding"].value_counts().to_dict() == dict.fromkeys(
         ("token", "sequence", "expert0", "expert1", "expert2"), 12
     )
-    shares = torch.tensor(w)
+    w = torch.tensor(shares)
     with torch.no_grad():
         for row in frame.itertuples():
             batch = TokenBatch.of([row.prompt_ids], [row.completion_ids], "cpu")
             p = policy.token_log_probs(batch)[0].exp()[:, batch.mask[0]]  # (K, T)
             ways = {f"expert{k}": p[k].log().sum() for k in range(3)}
             ways |= {
-                "token": (shares @ p).log().sum(),
-                "sequence": (shares @ p.prod(1, dtype=torch.float64).float()).log(),
+                "token": (w @ p).log().sum(),
+                "sequence": (w @ p.prod(1, dtype=torch.float64).float()).log(),
             }
             assert row.log_prob == pytest.approx(ways[row.decoding].item(), abs=1e-2)
             assert row.reference_log_prob == pytest.approx(sequence_log_probs(base, batch).item(), abs=1e-4)
     assert (frame["log_prob"] - frame["reference_log_prob"]).groupby(frame["decoding"]).mean().min() > 0
     weights = pd.read_parquet(tmp_path / "weights.parquet")
-    assert len(weights) == 12 and weights[["w0", "w1", "w2"]].iloc[0].tolist() == pytest.approx(w)
+    assert len(weights) == 12 and weights[["w0", "w1", "w2"]].iloc[0].tolist() == pytest.approx([0.5, 0.3, 0.2])

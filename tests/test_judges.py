@@ -420,7 +420,10 @@ def test_both_orders_are_asked(world, section, endpoint, runtime):
     assert [says(w) for w in ("B", "A", "A", "B", "tie", "tie")] == mine["answer"].tolist()
     scores = pair_scores(table).set_index(["decoding", "opponent"])
     assert win_rate(scores.loc[("token", "base")]) == (0.5, pytest.approx(0.5 / np.sqrt(3)), 3)
-    assert counts == {"pairs": 12, "verdicts": 24, "failures": 0, "requests": 24, "attempts": 24, "contradictions": 0}
+    asked = len(endpoint.prompts)
+    assert asked < 24  # a tie of equal texts is one comparison
+    expected = {"pairs": 12, "verdicts": 24, "failures": 0, "requests": asked, "attempts": asked, "contradictions": 0}
+    assert counts == expected
 
 
 def test_a_judge_of_positions_gives_one_half(world, section, endpoint, runtime):
@@ -444,7 +447,7 @@ def test_a_failed_order_is_dropped_and_counted(world, section, endpoint, runtime
     lost = ("A: a longer answer\nB: answer\n", "A: mine\nB: y\n", "A: y\nB: mine\n")
     endpoint.script = lambda prompt, number: "?" if any(text in prompt for text in lost) else longer(prompt, number)
     table, counts = judged(world, section | {"max_failed_share": 0.2, "attempts": 2}, runtime)
-    assert counts["failures"] == 3 and counts["attempts"] == 24 + 3
+    assert counts["failures"] == 3 and counts["attempts"] == counts["requests"] + 3 == len(endpoint.prompts)
     assert table.loc[table["choice"] == "failed", "score"].isna().all() and (table["error"] != "").sum() == 3
     scores = pair_scores(table)
     assert len(scores) == 11 and scores.query("opponent == 'base' and decoding == 'token'")["score"].tolist() == [

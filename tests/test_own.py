@@ -28,6 +28,7 @@ from mixdpo.assets.feedback import feedback
 from mixdpo.config import published
 from mixdpo.config import spec as config_slice
 from mixdpo.errors import Corrupt, UserError
+from mixdpo.graph import table_inputs
 from mixdpo.own import (
     expert_table,
     generate,
@@ -130,10 +131,35 @@ def test_what_the_document_adds_works(monkeypatch, tmp_path):
     assert rewards.REWARDS["length"](["two words"], None).tolist() == [2]
     section = text.partition("## A method")[2].partition("## A table row")[0]
     methods = [yaml.safe_load(words) for words in re.findall(r"`(\{.*?\}|\w+: .*?)`[,:| ]", section)]
-    assert len(methods) == 8
+    assert len(methods) == 9
     schema = yaml.safe_load(checks.SCHEMA.read_text())
     for method in [*methods, yaml.safe_load(blocks(section, "yaml")[0])["policies"]["methods"]["hybrid"]]:
         Draft202012Validator({"$defs": schema["$defs"], "$ref": "#/$defs/method"}).validate(method)
+
+
+def test_the_documents_method_row_and_claim_bring_their_jobs():
+    text = (ROOT / "docs/extending.md").read_text()
+    method, (row,), (claim,) = (yaml.safe_load(block) for block in blocks(text.partition("## A method")[2], "yaml"))
+    changed = yaml.safe_load((ROOT / "config.yaml").read_text())
+    tables = published(ROOT / "workflow/published", changed)
+    update_config(changed, method)
+    tables["table1"]["rows"].append(row)
+    tables["claims"]["rows"].append(claim)
+    checks.validate(changed)
+    checks.check_tables(changed, tables)
+    made = "results/embedded/policies/multi_reward/hybrid/seed0/manifest.json"
+    for name in "table1", "claims":
+        assert made in table_inputs(changed, tables, name).values()
+
+
+def test_the_documents_overlay_for_reviews(folder):
+    overlay = yaml.safe_load(next(b for b in blocks((ROOT / "docs/extending.md").read_text(), "yaml") if "recipe" in b))
+    Path("my").mkdir()
+    Path("my/reviews.parquet").touch()
+    changed = yaml.safe_load((ROOT / "config.yaml").read_text())
+    update_config(changed, overlay)
+    checks.validate(changed)
+    checks.check_tables(changed, published(ROOT / "workflow/published", changed))
 
 
 def test_the_documents_rated_responses_and_their_overlay(folder, runtime):
@@ -295,8 +321,8 @@ def test_a_model_is_a_folder_or_a_commit_of_the_hub(tmp_path):
         ("--set seed=1", "--set: expected a key of policies.defaults, found seed; type --seed"),
         ("--set user_gate=true", "moe.user_gate: expected preferences with a column user"),
         ("--set 'styles=[brief]'", "moe.styles: expected preferences with a column style, found none; set it to null"),
-        ("--set top_s=2", "moe.top_s: expected null in training, found a number; type generate --top-s"),
-        ("--set top_s=9", "moe.top_s: expected 1 to 4, its experts, found 9"),
+        ("--set top_s=2", "moe.top_s: expected none in this command, found 2; type generate --top-s"),
+        ("--set 'initial_experts=[dpo]'", "moe.initial_experts: expected none in this command, found ['dpo']"),
         ("--set pretrained_gate=true", "moe.pretrained_gate: expected false, found true"),
         ("--method ppo", "method: expected one of dpo, mix, moe, found ppo"),
         ("--method dpo --experts 2", "experts: expected 1 with the method dpo, found 2"),
