@@ -82,7 +82,7 @@ def lineage(manifest: Path, among: Collection[str] | None = None) -> dict[str, d
 def sources(table: dict, manifest: Path, row: str, column: str) -> list[str]:
     """Manifests among the inputs of a table that one of its cells rests on; `row` is the name of a row or a claim.
 
-    Those of its row's policy and baselines, and those of no policy. All of them where the table names no policy for
+    Those of its row's policy, baselines and opponents, and those of no policy. All of them where the table names no policy for
     the row. Every column of a row rests on the same.
     """
     inputs = [path for path in read(Path(manifest).as_posix())["inputs"] if is_manifest(path)]
@@ -90,7 +90,7 @@ def sources(table: dict, manifest: Path, row: str, column: str) -> list[str]:
     if not rows:
         return inputs
     own = {entry[key] for entry in [*rows, table] for key in ("policy", "baseline") if key in entry}
-    return [path for path in inputs if method_behind(path) in own | {None}]
+    return [path for path in inputs if method_behind(path) in own | {None, *table.get("opponents", ())}]
 
 
 def method_behind(manifest: str) -> str | None:

@@ -12,7 +12,7 @@ import pandas as pd
 from mixdpo.cells import cell, percent, show
 from mixdpo.scores import head_order, per_prompt, policies_in, recovery, samples
 from mixdpo.statistics import Effect, mean_and_se, paired
-from mixdpo.verdicts import PAIR, by_length, pair_scores, win_rate
+from mixdpo.verdicts import PAIR, by_length, decoded, pair_scores, win_rate
 
 
 def verdicts_of(artifacts: dict[str, Path], method: str, decoding: str, opponent: str) -> list[pd.DataFrame]:
@@ -35,11 +35,20 @@ def contradictions(frames: list[pd.DataFrame]) -> float:
     return float((both["max"] - both["min"] == 1).mean())
 
 
+def divergence(artifacts: dict[str, Path], method: str, decoding: str) -> tuple[float, float]:
+    """KL(π ‖ π_ref) in nats: log π/π_ref of a method's own completions, mean ± SE over test prompts."""
+    policies = policies_in(artifacts, method, "completions")
+    frames = [decoded(artifacts[f"completions:{policy}"], decoding) for policy in policies]
+    ratios = pd.concat([frame["log_prob"] - frame["reference_log_prob"] for frame in frames])
+    return mean_and_se(ratios.groupby(level=["prompt_id", "user"]).mean())
+
+
 def win_rates_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Win rates of rows (method and decoding) against each of the `opponents`, a tie half a win, beside the published.
 
     `mean` is over pairs, each the mean of its two orders; `se` is SD/√n over the n pairs. `contradictions` is the share
-    of pairs won in one order and lost in the other, `failures` counts verdicts that the judge did not give.
+    of pairs won in one order and lost in the other, `failures` counts verdicts that the judge did not give. `kl` and
+    `opponent_kl` say how far from the reference each side went for it (nats).
     """
     cells, grid = [], []
     for row in table["rows"]:
@@ -47,6 +56,9 @@ def win_rates_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFra
             frames = verdicts_of(artifacts, row["policy"], row["decoding"], opponent)
             mean, se, n = win_rate(pooled(frames))
             ours = {"row": row["name"], "column": heading, "mean": mean, "se": se, "n": n}
+            kl, kl_se = divergence(artifacts, row["policy"], row["decoding"])
+            opponent_kl, opponent_kl_se = divergence(artifacts, opponent, "token")
+            ours |= {"kl": kl, "kl_se": kl_se, "opponent_kl": opponent_kl, "opponent_kl_se": opponent_kl_se}
             ours |= {"contradictions": contradictions(frames), "seeds": len(frames)}
             ours |= {"verdicts": sum(map(len, frames)), "failures": int(sum(f["score"].isna().sum() for f in frames))}
             printed = row.get("published", {}).get(opponent, [])
@@ -60,6 +72,8 @@ def win_rates_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFra
                     "Against": heading,
                     "Win rate, %": percent(mean, se),
                     "Win rate, %, published": "; ".join(percent(p["mean"], p["se"]) for p in printed),
+                    "KL(π ‖ π_ref), nats": show(kl, kl_se, 1),
+                    "The other's": show(opponent_kl, opponent_kl_se, 1),
                     "Pairs": n,
                     "Orders contradict, %": percent(ours["contradictions"], np.nan),
                     "Verdicts failed": f"{ours['failures']} of {ours['verdicts']}",

@@ -46,7 +46,7 @@ NEEDS = {  # kind of table or figure → stages of its policies, stages of its e
     "claims": ((*SAMPLES, "verdicts"), ("sft", "gates")),
     "sensitivity": (SAMPLES, ("sft", "gates")),
     "compute": ((), ()),
-    "win_rates": (("verdicts",), ()),
+    "win_rates": (("verdicts", "completions"), ()),
     "length_bias": (("verdicts",), ()),
     "users": (("completions", "policies"), ("preferences",)),
     "user_map": (("policies",), ()),

@@ -41,6 +41,18 @@ def judged(folder: Path, scores: dict[int, tuple[float, float]], differences: di
     return folder
 
 
+def written(folder: Path, ratios: list[float]) -> Path:
+    """completions.parquet and weights.parquet: log π/π_ref of every prompt by token, 10 more by expert 1, the likelier."""
+    folder.mkdir(parents=True, exist_ok=True)
+    frame = pd.DataFrame({"prompt_id": range(len(ratios)), "reference_log_prob": -50.0})
+    frame["user"] = [f"user-{i:03}" for i in frame["prompt_id"]]
+    frame["log_prob"] = frame["reference_log_prob"] + ratios
+    other = frame.assign(decoding="expert1", log_prob=frame["log_prob"] + 10)
+    pd.concat([frame.assign(decoding="token"), other]).to_parquet(folder / "completions.parquet")
+    frame[["prompt_id", "user"]].assign(w0=0.25, w1=0.75).to_parquet(folder / "weights.parquet")
+    return folder
+
+
 @pytest.fixture
 def verdicts(tmp_path):
     """Two seeds over four prompts; the last is never judged in seed 0, and once in seed 1.
@@ -53,6 +65,9 @@ def verdicts(tmp_path):
     return {
         "verdicts:moe/seed0": judged(tmp_path / "0", first, longer),
         "verdicts:moe/seed1": judged(tmp_path / "1", second, longer | {3: 5}),
+        "completions:moe/seed0": written(tmp_path / "moe0", [1.0, 2.0, 3.0, 2.0]),
+        "completions:moe/seed1": written(tmp_path / "moe1", [3.0, 2.0, 1.0, 2.0]),
+        "completions:user_dpo/seed0": written(tmp_path / "dpo", [0.0, 1.0, 0.0, 1.0]),
     }
 
 
@@ -60,7 +75,10 @@ ROW = {"name": "Mixture", "policy": "moe", "decoding": "token"}
 
 
 def test_win_rates_pool_orders_then_seeds(verdicts):
-    """Per prompt 1, 1/2, 1/2, 1: mean 3/4, SD √(1/12), SE √(1/48). Pairs with both verdicts 3 + 3, one contradicts."""
+    """Per prompt 1, 1/2, 1/2, 1: mean 3/4, SD √(1/12), SE √(1/48). Pairs with both verdicts 3 + 3, one contradicts.
+
+    log π/π_ref is 2 for every prompt over the seeds; of DPO 0 or 1, so 1/2, SD √(1/3), SE √(1/12).
+    """
     value = {"mean": 0.548, "se": 0.027, "where": "there"}
     table = {"opponents": {"user_dpo": "DPO"}, "rows": [ROW | {"published": {"user_dpo": [value]}}]}
     cells, grid = win_rates_table(table, verdicts)
@@ -73,6 +91,8 @@ def test_win_rates_pool_orders_then_seeds(verdicts):
         "Against": "DPO",
         "Win rate, %": "75.0 ± 14.4",
         "Win rate, %, published": "54.8 ± 2.7",
+        "KL(π ‖ π_ref), nats": "2.0 ± 0.0",
+        "The other's": "0.5 ± 0.3",
         "Pairs": 4,
         "Orders contradict, %": "16.7",
         "Verdicts failed": "3 of 16",
@@ -87,14 +107,19 @@ def test_a_decoding_and_an_opponent_are_judged_apart(tmp_path):
     both.to_parquet(tmp_path / "verdicts.parquet")
     rows = [ROW, ROW | {"name": "Sparse", "decoding": "sparse"}]
     table = {"opponents": {"user_dpo": "DPO", "reference": "Reference"}, "rows": rows}
-    _, grid = win_rates_table(table, {"verdicts:moe/seed0": tmp_path})
+    artifacts = {"verdicts:moe/seed0": tmp_path, "completions:moe/seed0": written(tmp_path, [1.0, 3.0])}
+    artifacts |= {
+        f"completions:{name}": written(tmp_path / "c", [0.0, 0.0]) for name in ("user_dpo/seed0", "reference")
+    }
+    _, grid = win_rates_table(table, artifacts)
+    assert grid["KL(π ‖ π_ref), nats"].tolist() == ["2.0 ± 1.0"] * 2 + ["12.0 ± 1.0"] * 2
     assert grid["Win rate, %"].tolist() == ["100.0 ± 0.0", "–", "0.0 ± 0.0", "–"]
     assert grid["Win rate, %, published"].tolist() == [""] * 4 and grid["Pairs"].tolist() == [2, 0, 2, 0]
     assert grid["Orders contradict, %"].tolist() == ["0.0", "–", "0.0", "–"]
 
 
 def test_contradictions_need_both_verdicts(verdicts):
-    frames = [pd.read_parquet(folder / "verdicts.parquet") for folder in verdicts.values()]
+    frames = [pd.read_parquet(verdicts[f"verdicts:moe/seed{seed}"] / "verdicts.parquet") for seed in (0, 1)]
     assert [contradictions([frame]) for frame in frames] == [pytest.approx(1 / 3), 0.0]
 
 
@@ -271,7 +296,13 @@ def test_figure_is_the_same_bytes_twice(tmp_path, runtime, gated):
 def test_tables_are_printed_from_their_yaml(tmp_path, runtime, verdicts):
     """Published percentages stand beside ours, at Case 1 alone; length_bias takes the rows of the other table."""
     methods = ("user_moe_case1",)
-    artifacts = {f"verdicts:multi_user/{method}/seed0": verdicts["verdicts:moe/seed0"] for method in methods}
+    artifacts = {
+        f"{stage}:multi_user/{method}/seed0": verdicts[f"{stage}:moe/seed0"]
+        for method in methods
+        for stage in ("verdicts", "completions")
+    }
+    for name in "user_dpo/seed0", "reference":
+        artifacts[f"completions:multi_user/{name}"] = verdicts["completions:user_dpo/seed0"]
     source = PUBLISHED / "poster_table3.yaml"
     how = {"runtime": runtime, "resume": tmp_path} | artifacts
     paper(tmp_path, {"table": "poster_table3"}, published=source, **how)
