@@ -41,7 +41,7 @@ STATISTIC = {
     "perplexity": "exp of the mean negative log-likelihood per token",
     "compute": "sums over jobs, and the largest resident set of one",
     "preferences": "counts, and shares of the pairs that neither style ties",
-    "win_rates": "mean over pairs ± SD/√n, each the mean of its two orders, a tie half a win",
+    "win_rates": "mean over pairs ± SD/√n, each the mean of its two orders, a tie half a win; KL over the test prompts",
     "length_bias": "mean over the pairs of that length ± SD/√n, a tie half a win",
     "users": "share ± √(p(1 − p)/n), or mean over test prompts ± SD/√n",
 }
@@ -314,6 +314,7 @@ def scale(artifacts: Artifacts) -> dict:
     return {
         "bases": [size(Path(path).parent) for path in artifacts.of_stage("base")],
         "train": prompts("completions"),
+        "users": bool(artifacts.of_stage("user_preferences")),
         "test": prompts("evaluations"),
         "seeds": sorted({spec["seed"] for spec in policies}),
         "policies": len(policies),
