@@ -30,7 +30,6 @@ try:
 except UserError as error:
     sys.exit(f"error: {error}")
 
-os.environ["PYTHONHASHSEED"] = "0"  # what `python -m mixdpo` needs; it would start itself once more to have it
 RESULTS = results(config)
 DEVICE, PRECISION, THREADS = (config["runtime"][key] for key in ("device", "precision", "threads"))
 GPU = 0 if DEVICE == "cpu" else 1
