@@ -4,7 +4,8 @@
 PYTHON ?= python3.11
 CONFIG ?= config.yaml
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-export PYTHONHASHSEED := 0# what `python -m mixdpo` needs: a job without it starts itself once more to have it
+# What `python -m mixdpo` needs: a job without it starts itself once more to have it.
+export PYTHONHASHSEED := 0
 
 .PHONY: all test
 all: .venv/run
