@@ -82,8 +82,8 @@ def lineage(manifest: Path, among: Collection[str] | None = None) -> dict[str, d
 def sources(table: dict, manifest: Path, row: str, column: str) -> list[str]:
     """Manifests among the inputs of a table that one of its cells rests on; `row` is the name of a row or a claim.
 
-    Those of its row's policy, baselines and opponents, and those of no policy. All of them where the table names no policy for
-    the row. Every column of a row rests on the same.
+    Those of its row's policy, baselines and opponents, and those of no policy. All of them where the table names no
+    policy for the row. Every column of a row rests on the same.
     """
     inputs = [path for path in read(Path(manifest).as_posix())["inputs"] if is_manifest(path)]
     rows = [e for e in table.get("rows", []) if row in (e.get("name"), e.get("claim")) and "policy" in e]
