@@ -77,7 +77,8 @@ def verdicts(
     `others` are opponents by name, and the files of the judge's model, which `spec` names, as `reward_model/FILE`.
 
     `order` is 1 where the policy's text stood first; choice and score (1, 0, 0.5, NaN) are the policy's: win, loss,
-    tie, failed. Equal comparisons are asked, and counted in requests and attempts, once. contradictions is the share, of pairs with both verdicts, of those with one win and one loss.
+    tie, failed. Equal comparisons are asked, and counted in requests and attempts, once. contradictions is the share,
+    of pairs with both verdicts, of those with one win and one loss.
     """
     pairs = pairs_of(policy, {name: path for name, path in others.items() if not name.startswith("reward_model/")})
     table = pairs.loc[pairs.index.repeat(2)].reset_index(drop=True)
