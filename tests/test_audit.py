@@ -253,6 +253,7 @@ def test_sources_of_a_cell(run):
     assert f"{SCORES}/manifest.json" in own and not any("/reference/" in path for path in own)
     beside = sources(TABLE | {"baseline": "reference"}, manifest, "Baseline, DPO", "sentiment")
     assert set(beside) > set(own) and set(beside) == set(sources(TABLE, manifest, "a row without policy", ""))
+    assert sources(TABLE | {"opponents": {"reference": "SFT"}}, manifest, "Baseline, DPO", "sentiment") == beside
 
 
 def test_sources_of_a_claim(run):

@@ -129,10 +129,7 @@ def test_evaluations_score_every_way_of_decoding(tmp_path, model_folder, reviews
             batch = TokenBatch.of([row.prompt_ids], [row.completion_ids], "cpu")
             p = policy.token_log_probs(batch)[0].exp()[:, batch.mask[0]]  # (K, T)
             ways = {f"expert{k}": p[k].log().sum() for k in range(3)}
-            ways |= {
-                "token": (w @ p).log().sum(),
-                "sequence": (w @ p.prod(1, dtype=torch.float64).float()).log(),
-            }
+            ways |= {"token": (w @ p).log().sum(), "sequence": (w @ p.prod(1, dtype=torch.float64).float()).log()}
             assert row.log_prob == pytest.approx(ways[row.decoding].item(), abs=1e-2)
             assert row.reference_log_prob == pytest.approx(sequence_log_probs(base, batch).item(), abs=1e-4)
     assert (frame["log_prob"] - frame["reference_log_prob"]).groupby(frame["decoding"]).mean().min() > 0

@@ -200,6 +200,19 @@ def test_files_are_legible(tmp_path, artifacts, runtime):
     assert not set("πσ±‖≥–") & set(tex.partition("\n")[2]) and r"$\pm$" in tex
 
 
+def test_a_table_made_again_reads_its_files_anew(tmp_path, artifacts, runtime):
+    """An audit makes many tables in one process."""
+    published, printed = tmp_path / "joy.yaml", []
+    published.write_text(yaml.safe_dump(TABLE | {"kind": "alignment", "title": "T", "where": "ours"}))
+    scores = artifacts["rewards:dpo/seed0"] / "scores.parquet"
+    for more in (0.0, 10.0):
+        frame = pd.read_parquet(scores)
+        frame.assign(joy=frame["joy"] + more).to_parquet(scores)
+        paper(tmp_path, {"table": "joy"}, runtime=runtime, resume=tmp_path, published=published, **artifacts)
+        printed.append((tmp_path / "joy.csv").read_text())
+    assert printed[0] != printed[1]
+
+
 @pytest.mark.parametrize(("run", "sentiment"), [("embedded", 0.95), ("reviews", 0.90)])
 def test_committed_tables_meet_their_aims(run, sentiment):
     """What the README prints: every reward is valid on whole reviews, and DPO gains at least 5 SE."""
