@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from mixdpo.artifact import label, publish, write_json
+from mixdpo.artifact import keep, label, publish, there, write_json
 from mixdpo.checks import check_tables, validate
 from mixdpo.config import configuration, published
 from mixdpo.errors import UserError
@@ -204,10 +204,15 @@ def run(arguments: argparse.Namespace) -> None:
     function = getattr(importlib.import_module(STAGES[stage]), stage)
     gc.freeze()
     gc.enable()
-    work = {"stage": stage, "spec": spec, "code": code, "inputs": inputs, "runtime": asdict(runtime)}
-    with publish(arguments.out, **work) as (staging, resume):
+    work = {"stage": stage, "spec": spec, "code": code, "inputs": inputs}
+    record = arguments.facts / f"{label(arguments.out)}.json"
+    if record.is_file() and there(arguments.out, **work):
+        print(f"{arguments.out}: everything is there, nothing was done; to make it again delete its files")
+        return
+    with publish(arguments.out, **work, runtime=asdict(runtime)) as (staging, resume):
         function(staging, spec, runtime=runtime, resume=resume, **folders)
-    write_json(arguments.facts / f"{label(arguments.out)}.json", facts(runtime, start))
+    keep([arguments.out])
+    write_json(record, facts(runtime, start))
     gc.freeze()  # what the stage imported or still holds
 
 

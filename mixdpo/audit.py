@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 from tqdm import tqdm
 
-from mixdpo.artifact import label, sha256, verify
+from mixdpo.artifact import label, remake, sha256, verify
 from mixdpo.errors import Corrupt, UserError
 from mixdpo.fingerprint import fingerprint
 from mixdpo.graph import job, printed, records, table_inputs, targets
@@ -25,7 +25,7 @@ from mixdpo.stages import STAGES
 LISTED = 3
 """Artifacts that a sentence names before it counts the others."""
 CHANGED = " is not what it was when it went into"
-RESTORE = "restore it from Git, or delete its manifest and run snakemake"
+RESTORE = "restore it from Git, or delete the files of the table and run snakemake"
 
 
 def is_manifest(path: str) -> bool:
@@ -45,7 +45,7 @@ def read(manifest: str) -> dict:
     except FileNotFoundError:
         raise Corrupt(f"{manifest}: expected an artifact, found nothing; run snakemake to make it") from None
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
-        raise Corrupt(f"{manifest}: expected a manifest, found something else; delete it and run again") from None
+        raise Corrupt(f"{manifest}: expected a manifest, found something else; {remake(Path(manifest))}") from None
 
 
 def facts(manifest: str) -> dict | None:
@@ -272,10 +272,10 @@ def unrecorded(manifest: str) -> Iterator[Fault]:
     """An artifact that was made by nobody knows whom, or with code that is not in Git."""
     record = facts(manifest)
     if record is None:
-        yield "no run record", "delete the manifests and run snakemake"
+        yield "no run record", "delete their files and run snakemake"
     elif record["dirty"]:
         commit = record["commit"][:8]
-        yield f"made with uncommitted changes to the code of {commit}", "commit, delete the manifests and run snakemake"
+        yield f"made with uncommitted changes to the code of {commit}", "commit, delete their files and run snakemake"
 
 
 def records_of(config: dict, tables: dict[str, dict], name: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -65,6 +66,10 @@ def one_line(fault: ValidationError) -> str:
 
 def _check_relations(config: dict) -> None:
     """What a schema cannot say: keys that must fit each other, and files that must exist."""
+    for key, path in local_paths(config):
+        for made in "results", "paper_tables":  # Snakemake and its jobs delete what lies there
+            if path and Path(path).resolve().is_relative_to(Path(made).resolve()):
+                raise UserError(f"{key}: expected a path outside {made}/, which runs write, found {path}; move it away")
     assets, completions = config["assets"], config["completions"]
     shortest, longest = completions["prompt_tokens"]
     if shortest > longest:
@@ -126,6 +131,21 @@ def _check_relations(config: dict) -> None:
     for key, path in [(f"assets.{asset}", p) for asset in assets for p in asset_files(config, asset).values()]:
         if not Path(path).is_file():
             raise UserError(f"{key}.local: expected a file, found no {path}; correct the path or the source")
+
+
+def local_paths(config: dict) -> Iterator[tuple[str, str | None]]:
+    """Keys that name a file or folder of this machine, and what they name, of the sources that are in use."""
+    sections = {f"assets.{asset}": section for asset, section in config["assets"].items()}
+    sections |= {f"experiments.{name}.base": e["base"] for name, e in present(config).items() if "base" in e}
+    for key, section in sections.items():
+        if section["source"] == "local":
+            files = section["local"].get("files")
+            for i, entry in enumerate(files or []):
+                yield f"{key}.local.files.{i}.path", entry["path"]
+            if files is None:
+                yield f"{key}.local.path", section["local"]["path"]
+    if config["judge"]["kind"] == "rating" and config["judge"]["rating"]["scorer"] == "model":
+        yield "judge.rating.path", config["judge"]["rating"]["path"]
 
 
 def _check_users(config: dict, name: str) -> None:

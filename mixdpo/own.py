@@ -1,6 +1,7 @@
 """Preferences of your own, from a file: a trained policy, a table of its experts, and text from it."""
 
 import contextlib
+import csv
 import importlib
 import json
 import os
@@ -15,9 +16,9 @@ import torch
 import yaml
 from jsonschema import Draft202012Validator
 from scipy.special import expit
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from mixdpo.artifact import publish, sha256, verify
+from mixdpo.artifact import publish, refuse_foreign, sha256, verify
 from mixdpo.assets.base import base
 from mixdpo.checks import SCHEMA, check_method, one_line
 from mixdpo.config import method_of
@@ -42,6 +43,8 @@ LIKE = {
     "adapters": ("user_moe_adapters", ("perturbation",)),
 }
 """Key of a method → the method of config.yaml that has it, and what `train` takes from there unless told otherwise."""
+WRITTEN = "base", "preferences", "reference", "policy"
+"""Folders that `train` makes in its `out`, and replaces whole."""
 CONFIG = Path(__file__).parent.parent / "config.yaml"
 
 
@@ -69,8 +72,11 @@ def train(
     with a completion of more than `max_tokens`, or of the model's positions, are dropped and counted.
 
     `out` gets base/, preferences/, reference/, policy/, experts.csv and experts.md, each published whole: the same call
-    continues after a kill, ends with the same bytes, and does nothing when all is there.
+    continues after a kill, ends with the same bytes, and does nothing when all is there. Whatever else is there stays:
+    a file in one of these folders that `train` did not write is refused before any work.
     """
+    if not str(out):
+        raise UserError("out: expected a folder, found an empty name; name one, or . for this folder")
     file, out = Path(preferences), Path(out)
     spec = method_spec(method, experts, architecture, list(read_triplets(file)), keys) | {"seed": seed}
     if not 0 < validation_share < 1:
@@ -81,16 +87,23 @@ def train(
         raise UserError(f"max_tokens: expected a number ≥ 1, found {max_tokens}; raise it")
     if Path(model).is_dir() and out.resolve().is_relative_to(Path(model).resolve()):
         raise UserError(f"out: expected a folder outside the model's {model}, found {out}; name another")
+    for key, path in {"model": model, "preferences": file, "tensorboard": tensorboard}.items():
+        for folder in (out / name for name in WRITTEN):
+            local = path is not None and (key == "tensorboard" or Path(path).exists())
+            if local and Path(path).resolve().is_relative_to(folder.resolve()):
+                raise UserError(f"{key}: expected a path outside {folder}, which train writes, found {path}; move it")
     source, relative = model_source(str(model), out), from_folder(out, file)
     runtime = Runtime.choose(device, precision, threads or os.cpu_count())
     out.mkdir(parents=True, exist_ok=True)
     # Locks and resume state lie below the working folder: in `out` they are found again from everywhere.
     with events(tensorboard) as observe, contextlib.chdir(out), corrupt_in(out):
-        names = "base", "preferences", "reference", "policy"
-        start, triplets, known, policy = (Path(name, "manifest.json") for name in names)
+        start, triplets, known, policy = (Path(name, "manifest.json") for name in WRITTEN)
         inputs = {"policy": start, "preferences": triplets}
         division = {"validation_share": validation_share, "max_tokens": max_tokens, "seed": seed}
         shown, styles = Path("experts.manifest.json"), {"styles": spec["styles"]}
+        for manifest in start, triplets, known, policy:
+            refuse_foreign(manifest)
+        refuse_foreign(shown, ["experts.csv", "experts.md"])
         work = [
             make(start, base, source, runtime, {}),
             make(triplets, own_preferences, division, runtime, {"policy": start, "file": relative}),
@@ -122,11 +135,17 @@ def corrupt_in(out: Path) -> Iterator[None]:
 def make(manifest: Path, stage: Callable, spec: dict, runtime: Runtime, inputs: dict[str, Path], **given) -> bool:
     """Publish what `stage` writes, unless the manifest says that just this is there; tell whether it was not."""
     work = {"stage": stage.__name__, "spec": spec, "code": fingerprint(stage.__module__)}
-    digests = {path.as_posix(): sha256(path) for path in inputs.values()}
-    if manifest.exists() and work | {"inputs": digests} == {k: v for k, v in verify(manifest).items() if k != "files"}:
+    work |= {"inputs": {path.as_posix(): sha256(path) for path in inputs.values()}}
+    found = verify(manifest) if manifest.exists() else None
+    if found and work == {key: found[key] for key in work}:
         return False
+    if found and stage is policies:
+        other = [key for key in spec if found["spec"].get(key) != spec[key]]
+        settings = ", ".join(f"{key} {found['spec'].get(key)}, now {spec[key]}" for key in other)
+        settings = settings or "code, model or preferences"
+        print(f"{Path.cwd().name}/{manifest.parent}: made with other {settings}; it stays until the new one is whole")
     folders = {name: p.parent if p.name == "manifest.json" else p for name, p in inputs.items()}
-    with publish(manifest, **work, inputs=inputs, runtime=asdict(runtime)) as (staging, resume):
+    with publish(manifest, **work | {"inputs": inputs}, runtime=asdict(runtime)) as (staging, resume):
         stage(staging, spec, runtime=runtime, resume=resume, **folders, **given)
     return True
 
@@ -175,11 +194,26 @@ def method_spec(method: str, experts: int | None, architecture: str | None, colu
 
 def model_source(model: str, out: Path) -> dict:
     """The spec of the base stage, a local path as it is seen from `out`."""
+    if Path(model, "adapter_config.json").is_file():
+        raise UserError(
+            f"model: expected a whole model, found the PEFT adapter {model}; merge it: {merging(Path(model))}"
+        )
     if Path(model).is_dir():
         return {"source": "local", "path": from_folder(out, model).as_posix()}
     if hub := re.fullmatch(r"([^@]+)@([0-9a-f]{40})", model):
         return {"source": "hub", "repository": hub[1], "revision": hub[2]}
     raise UserError(f"model: expected a folder, or NAME@COMMIT of the hub, found no {model}; correct the path")
+
+
+def merging(adapter: Path) -> str:
+    """The line to type that merges a PEFT adapter into its model, in a folder beside it."""
+    base = json.loads((adapter / "adapter_config.json").read_text()).get("base_model_name_or_path", "MODEL")
+    tokenizer, merged = adapter if (adapter / "tokenizer_config.json").is_file() else base, f"{adapter}-merged"
+    return (
+        'python -c "from peft import AutoPeftModelForCausalLM as M; from transformers import AutoTokenizer as T; '
+        f"M.from_pretrained('{adapter}').merge_and_unload().save_pretrained('{merged}'); "
+        f"T.from_pretrained('{tokenizer}').save_pretrained('{merged}')\", then type --model {merged}"
+    )
 
 
 def from_folder(out: Path, path: Path | str) -> Path:
@@ -197,7 +231,7 @@ def read_triplets(file: Path) -> pd.DataFrame:
     readers = {
         ".parquet": pd.read_parquet,
         ".jsonl": lambda path: pd.DataFrame(list(json_lines(path))),
-        ".csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False),
+        ".csv": csv_rows,
     }
     if file.suffix not in readers:
         raise UserError(f"{file}: expected a file .parquet, .jsonl or .csv, found {file.name}; convert it")
@@ -205,7 +239,7 @@ def read_triplets(file: Path) -> pd.DataFrame:
         frame = readers[file.suffix](file)
     except UserError:
         raise
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, csv.Error) as error:
         raise UserError(f"{file}: expected {file.suffix[1:]}, found: {str(error).splitlines()[0]}; mend it") from error
     if frame.empty:
         raise UserError(f"{file}: expected preferences, found none; give it at least two prompts")
@@ -229,6 +263,22 @@ def read_triplets(file: Path) -> pd.DataFrame:
             row = int(lacking.argmax()) + 1
             raise UserError(f"{file}: expected a {column} in every row, found none in row {row}; fill or drop it")
     return frame[[*TEXTS, *labels]].astype(dict.fromkeys(labels, str))
+
+
+def csv_rows(file: Path) -> pd.DataFrame:
+    """The rows of a csv file as text, each with as many fields as the header names; empty lines are no rows."""
+    csv.field_size_limit(2**31 - 1)  # the default, 131,072 characters, is less than some texts have
+    with open(file, encoding="utf-8-sig", newline="") as lines:
+        header, *rows = [row for row in csv.reader(lines, strict=True) if row] or [[]]
+    if doubled := next((name for name in header if header.count(name) > 1), None):
+        raise UserError(f"{file}: expected columns that differ, found {doubled} twice; rename one")
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(header):
+            raise UserError(
+                f"{file}: expected {len(header)} fields in row {number}, as the header names, found {len(row)} "
+                f"({','.join(row)[:60]!r}); quote texts that have commas, drop commas at the end"
+            )
+    return pd.DataFrame(rows, columns=header, dtype=object)
 
 
 def json_lines(file: Path) -> Iterator[dict]:
@@ -255,12 +305,21 @@ def own_preferences(out: Path, spec: dict, *, runtime: Runtime, resume: Path, po
     frame, tokenizer = read_triplets(file), AutoTokenizer.from_pretrained(policy / "model")
     if tokenizer.eos_token_id is None:
         raise UserError("model: expected a tokenizer with an eos token, found none; set eos_token in its files")
-    positions = positions_of(checked(load_language_model(policy / "model", runtime)))
+    model = load_language_model(policy / "model", runtime)
+    check_tokenizer("model", tokenizer, model)
+    positions = positions_of(checked(model))
     limit = min(positions, spec["max_tokens"] or np.inf)
     frame["prompt_ids"] = tokenizer(frame["prompt"].tolist())["input_ids"]
     for column in ("chosen", "rejected"):
         ids = tokenizer(frame[column].tolist(), add_special_tokens=False)["input_ids"]
-        frame[f"{column}_ids"] = [[*row, tokenizer.eos_token_id] for row in ids]
+        frame[f"{column}_ids"] = ids
+    for column in TEXTS:
+        if empty := next((row for row, ids in enumerate(frame[f"{column}_ids"], 1) if not ids), None):
+            raise UserError(
+                f"{file.name}: expected a {column} with tokens, found none in row {empty}; fill or drop the row"
+            )
+    for column in ("chosen_ids", "rejected_ids"):
+        frame[column] = [[*row, tokenizer.eos_token_id] for row in frame[column]]
     completion = np.maximum(frame["chosen_ids"].str.len(), frame["rejected_ids"].str.len())
     equal, long = frame["chosen"] == frame["rejected"], frame["prompt_ids"].str.len() + completion > limit
     kept = frame[~equal & ~long].reset_index(drop=True)
@@ -278,6 +337,16 @@ def own_preferences(out: Path, spec: dict, *, runtime: Runtime, resume: Path, po
         part.to_parquet(out / f"{name}.parquet", index=False)
         counts[name] = len(part)
     (out / "counts.json").write_text(json.dumps(counts))
+
+
+def check_tokenizer(key: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | Policy) -> None:
+    """Raise `UserError` for less than half the tokens of the embedding: for a folder without, one is made up."""
+    rows = model.config.get_text_config().vocab_size
+    if len(tokenizer) < rows / 2:
+        raise UserError(
+            f"{key}: expected a tokenizer of about {rows} tokens, the rows of the embedding, found {len(tokenizer)}; "
+            "copy the files of the model's tokenizer into its folder"
+        )
 
 
 @torch.no_grad()
@@ -396,7 +465,10 @@ def generate(
     loaded, tokenizer = Policy.from_pretrained(folder, runtime), AutoTokenizer.from_pretrained(folder)
     if user is not None and not getattr(loaded.weights, "users", {}):
         raise UserError(f"user: expected none, for the weights of {folder} know no users, found {user}; drop it")
+    check_tokenizer("policy", tokenizer, loaded)
     ids = tokenizer(prompt)["input_ids"]
+    if not ids:
+        raise UserError(f"prompt: expected text with tokens, found none in {prompt!r}; type other text")
     limit = positions_of(loaded)
     if len(ids) + max_new_tokens > limit:
         raise UserError(

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import json
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,34 @@ def test_missing_local_file_is_named():
     config["assets"]["reviews"]["local"]["files"] = [{"path": "nowhere.parquet", "domain": "movie", "split": "train"}]
     with pytest.raises(UserError, match=r"assets\.reviews.*nowhere\.parquet"):
         validate(config)
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "key"),
+    [
+        ("assets.reviews", {"files": [{"path": "my/a"}, {"path": "PATH"}]}, "assets.reviews.local.files.1.path"),
+        *((f"assets.{name}", {"path": "PATH"}, f"assets.{name}.local.path") for name in ("feedback", "base", "classifier", "pipeline")),
+        ("experiments.multi_user.base", {"path": "PATH"}, "experiments.multi_user.base.local.path"),
+        ("judge.rating", {"scorer": "model", "path": "PATH"}, "judge.rating.path"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["results/embedded/assets/reviews/mine", "paper_tables/mine", "link/mine"])
+def test_a_local_path_where_runs_write_is_refused(section, value, key, path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in "results", "paper_tables":
+        Path(folder).mkdir()
+    Path("link").symlink_to("results")
+    value = json.loads(json.dumps(value).replace("PATH", path))
+    for entry in value.get("files", []):
+        entry |= {"domain": "movie", "split": "train"}
+    config = changed(section, value)
+    if section != "judge.rating":
+        known = {} if section.startswith("experiments") else DEFAULT["assets"][section.partition(".")[2]]
+        config = changed(section, known | {"source": "local", "local": known.get("local", {}) | value})
+    with pytest.raises(UserError) as error:
+        validate(config)
+    folder = path.partition("/")[0].replace("link", "results")
+    assert str(error.value) == f"{key}: expected a path outside {folder}/, which runs write, found {path}; move it away"
 
 
 def test_a_spec_holds_its_slice_only():

@@ -201,7 +201,11 @@ def test_three_formats_and_aliases(tmp_path):
     [
         ("my.jsonl", '{"prompt": "a", "chosen": "b"}\n', "found prompt, chosen; add rejected or rename"),
         ("my.jsonl", "", "expected preferences, found none"),
-        ("my.csv", "", "expected csv, found: No columns"),
+        ("my.csv", "", "expected preferences, found none"),
+        ("my.csv", "prompt,chosen,rejected\na,b,c\nMy soup, was fine, was bad,\n", "expected 3 fields in row 2, as the header names, found 4 ('My soup, was fine, was bad,')"),
+        ("my.csv", "prompt,chosen,rejected\na,b,c\n\nMy soup, was\n", "expected 3 fields in row 2, as the header names, found 2"),
+        ("my.csv", 'prompt,chosen,rejected\na,"b,c\n', "expected csv, found: unexpected end of data"),
+        ("my.csv", "prompt,chosen,chosen,rejected\na,b,c,d\n", "expected columns that differ, found chosen twice"),
         ("my.parquet", "text", "expected parquet, found: "),
         ("my.jsonl", '{"prompt": "a", "chosen": "b", "rejected": 3}\n', "expected text as rejected, found int in row 1"),
         ("my.jsonl", '{"prompt": "", "chosen": "b", "rejected": "c"}\n', "text as prompt, found an empty one in row 1"),
@@ -221,6 +225,25 @@ def test_faults_of_the_file_are_one_line(tmp_path, name, content, line):
         read_triplets(tmp_path / name)
     assert str(fault.value).startswith(str(tmp_path / name)) and line in str(fault.value)
     assert "\n" not in str(fault.value)
+
+
+def test_csv_with_quotes_lines_in_a_field_and_a_byte_order_mark(tmp_path):
+    text = '\ufeffprompt,chosen,rejected\r\n"My soup, hot","was ""fine"".\nSo warm.",was bad\r\n\r\na,b,NA\r\n'
+    (tmp_path / "my.csv").write_bytes(text.encode())
+    found = read_triplets(tmp_path / "my.csv").to_dict("list")
+    assert found == {
+        "prompt": ["My soup, hot", "a"],
+        "chosen": ['was "fine".\nSo warm.', "b"],
+        "rejected": ["was bad", "NA"],
+    }
+
+
+def test_a_text_without_tokens_is_refused(tmp_path, model_folder, runtime):
+    how = {"runtime": runtime, "resume": tmp_path, "policy": model_folder.parent, "file": tmp_path / "my.jsonl"}
+    for column in "chosen", "rejected":
+        written(tmp_path / "my.jsonl", [*rows(1), rows(1)[0] | {column: ""}])
+        with pytest.raises(UserError, match=f"^my.jsonl: expected a {column} with tokens, found none in row 3; fill"):
+            own_preferences(tmp_path, {"validation_share": 0.25, "max_tokens": None, "seed": 0}, **how)
 
 
 def test_what_is_dropped_is_counted(tmp_path, model_folder, runtime):
@@ -340,6 +363,95 @@ def test_faults_of_a_call_are_one_line(folder, monkeypatch, given, line):
         typed(f"python -m mixdpo train --preferences my.jsonl --model . --out mine {given}", monkeypatch)
     assert str(stop.value).startswith(f"error: {line}") and "\n" not in str(stop.value)
     assert not Path("mine").exists()
+
+
+# What is there stays
+
+
+def contents(folder: Path) -> dict[Path, bytes | None]:
+    return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*") if ".mixdpo" not in p.parts}
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("--preferences my.jsonl --model base --out .", "model: expected a path outside base, which train writes, found base"),
+        ("--preferences my.jsonl --model base/deep --out .", "model: expected a path outside base, which train"),
+        ("--preferences my.jsonl --model link --out .", "model: expected a path outside base, which train writes, found link"),
+        ("--preferences preferences/my.jsonl --model own --out .", "preferences: expected a path outside preferences, "),
+        ("--preferences my.jsonl --model own --out work", "in work: policy/thesis.tex: expected only files that were made here"),
+        ("--preferences my.jsonl --model own --out tables", "in tables: experts.csv: expected only files that were made here"),
+        ("--preferences my.jsonl --model own --out=", "out: expected a folder, found an empty name; name one"),
+        ("--preferences my.jsonl --model own --out mine --tensorboard mine/policy/curves", "tensorboard: expected a path"),
+        ("--preferences my.jsonl --model adapter --out mine", "model: expected a whole model, found the PEFT adapter adapter"),
+    ],
+)  # fmt: skip
+def test_train_refuses_to_replace_what_it_did_not_make(folder, monkeypatch, given, line):
+    for file in "base/config.json", "base/deep/config.json", "work/policy/thesis.tex", "tables/experts.csv", "own/a":
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text("mine")
+    Path("adapter").mkdir()
+    Path("adapter/adapter_config.json").write_text('{"base_model_name_or_path": "base"}')
+    Path("link").symlink_to("base")
+    Path("preferences").mkdir()
+    for file in "my.jsonl", "preferences/my.jsonl":
+        written(folder / file, rows())
+    before = contents(folder)
+    with pytest.raises(SystemExit) as stop:
+        typed(f"python -m mixdpo train {given}", monkeypatch)
+    assert str(stop.value).startswith(f"error: {line}") and "\n" not in str(stop.value)
+    assert contents(folder) == before
+
+
+def test_other_settings_are_told_and_the_trained_policy_stays_until_the_new_one_is_whole(
+    folder, model_folder, monkeypatch, capsys
+):
+    written(folder / "my.jsonl", rows())
+    how = {"preferences": "my.jsonl", "model": model_folder, "method": "dpo", "out": "mine", **SMALL}
+    train(**how, beta=0.1)
+    assert "stays" not in capsys.readouterr().out
+    before = contents(folder / "mine/policy")
+
+    def fails(*_, **__):
+        raise UserError("no")
+
+    fails.__name__, fails.__module__ = "policies", own.policies.__module__
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="no"):
+        patch.setattr(own, "policies", fails)
+        train(**how, beta=0.2)
+    assert contents(folder / "mine/policy") == before
+    assert "policy: made with other beta 0.1, now 0.2; it stays until the new one is whole" in capsys.readouterr().out
+    train(**how, beta=0.2)
+    assert json.loads(Path("mine/policy/manifest.json").read_text())["spec"]["beta"] == 0.2
+
+
+def test_a_folder_without_its_tokenizer_is_refused(folder, model_folder):
+    """Transformers makes up a tokenizer of one or two tokens for it."""
+    written(folder / "my.jsonl", rows())
+    train("my.jsonl", model_folder, "whole", method="dpo", **SMALL)
+    bare = Path("whole/policy/model/independent0")
+    assert not list(bare.glob("tokenizer*"))
+    with pytest.raises(UserError, match=r"^model: expected a tokenizer of about 300 tokens, the rows of the embedding"):
+        train("my.jsonl", bare, "mine", method="dpo", **SMALL)
+    assert not Path("mine/policy").exists()
+    with pytest.raises(
+        UserError, match=r"^policy: expected a tokenizer of about 300 tokens, the rows of the embedding"
+    ):
+        generate(bare, "My soup", **HOW)
+
+
+def test_the_line_that_merges_an_adapter_works(folder, model_folder):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    written(folder / "my.jsonl", rows())
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    get_peft_model(model, LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True)).save_pretrained("lora")
+    with pytest.raises(UserError, match="expected a whole model") as error:
+        model_source("lora", folder)
+    line = str(error.value).partition("merge it: ")[2].partition(", then type --model lora-merged")[0]
+    subprocess.run(line, shell=True, check=True, env=os.environ | {"PATH": f"{Path(sys.executable).parent}:/bin"})
+    train("my.jsonl", "lora-merged", "mine", method="dpo", **SMALL)
 
 
 # Training

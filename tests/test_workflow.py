@@ -181,6 +181,55 @@ def test_a_flipped_byte_stops_the_consumer_with_one_line(project):
     assert snakemake(project).returncode == 0
 
 
+def test_a_failed_rerun_leaves_what_is_finished(project, tmp_path):
+    """It runs again as long as it fails; with the old setting its manifest is put back, and nothing follows."""
+    folder = project / "results/tiny/policies/multi_reward/dpo/seed0"
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+    record = (project / "results/tiny/runs/results--tiny--policies--multi_reward--dpo--seed0.json").read_bytes()
+    changed = yaml.safe_load((project / "tests/tiny.yaml").read_text())
+    changed["policies"].setdefault("methods", {}).setdefault("dpo", {})["learning_rate"] = 1.0e35
+    overlay, target = tmp_path / "diverges.yaml", str((folder / "manifest.json").relative_to(project))
+    overlay.write_text(yaml.safe_dump(changed))
+    for _ in range(2):
+        done = snakemake(project, target, config=str(overlay))
+        assert done.returncode != 0 and "error: " in done.stdout + done.stderr
+        assert all(p.read_bytes() == before[p][0] for p in before if p.name != "manifest.json")
+    assert snakemake(project, target).returncode == 0
+    assert all(p.read_bytes() == before[p][0] for p in before)
+    assert all(p.stat().st_mtime_ns == before[p][1] for p in before if p.name != "manifest.json")
+    assert (project / "results/tiny/runs/results--tiny--policies--multi_reward--dpo--seed0.json").read_bytes() == record
+    assert jobs(project) == {}
+
+
+def test_a_failing_table_keeps_its_printed_files(project):
+    printed = {p: p.read_bytes() for p in (project / "paper_tables/tiny").glob("preferences.*")}
+    source = project / "results/tiny/preferences/multi_reward/train.parquet"
+    good = source.read_bytes()
+    source.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    target = "paper_tables/tiny/preferences.manifest.json"
+    assert snakemake(project, target, "--forcerun", "paper").returncode != 0
+    source.write_bytes(good)
+    assert len(printed) == 5
+    assert all(p.read_bytes() == content for p, content in printed.items() if p != project / target)
+    assert snakemake(project, target).returncode == 0
+    assert all(p.read_bytes() == content for p, content in printed.items())
+    assert jobs(project) == {}
+
+
+def test_a_file_in_a_results_folder_is_refused_and_stays(project):
+    folder = project / "results/tiny/reference/multi_reward"
+    (folder / "thesis.tex").write_text("mine")
+    (folder / "manifest.json").rename(folder.parent / "aside.json")
+    done = snakemake(project, str((folder / "manifest.json").relative_to(project)))
+    assert done.returncode != 0
+    assert "thesis.tex: expected only files that were made here" in done.stdout + done.stderr
+    assert (folder / "thesis.tex").read_text() == "mine"
+    (folder / "thesis.tex").unlink()
+    (folder.parent / "aside.json").unlink()
+    assert snakemake(project).returncode == 0
+    assert jobs(project) == {}
+
+
 def test_report(project):
     done = snakemake(project, "--report", "report.zip")
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,9 +1,11 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(workflow.current_basedir)))
 
+from mixdpo.artifact import keep
 from mixdpo.checks import check_tables, validate
 from mixdpo.config import (
     asset_files,
@@ -34,6 +36,11 @@ RESULTS = results(config)
 DEVICE, PRECISION, THREADS = (config["runtime"][key] for key in ("device", "precision", "threads"))
 GPU = 0 if DEVICE == "cpu" else 1
 FIGURES = [name for name, table in TABLES.items() if is_figure(table)]
+
+
+onstart:
+    every = {table.get("target", "all") for table in TABLES.values()}
+    keep(Path(path) for target in every for path in targets(config, TABLES, target))
 
 
 wildcard_constraints:

@@ -2,17 +2,18 @@
 rule paper:
     input:
         unpack(lambda wildcards: table_inputs(config, TABLES, wildcards.table)),
+    # A failed job leaves the printed files as they were; without a manifest of its own no rerun passes for done.
     output:
         manifest=f"paper_tables/{config['run']}/{{table}}.manifest.json",
         csv=report(
-            f"paper_tables/{config['run']}/{{table}}.csv",
+            update(f"paper_tables/{config['run']}/{{table}}.csv"),
             caption="../report/table.rst",
             category="Tables",
             labels={"table": "{table}"},
         ),
-        json=f"paper_tables/{config['run']}/{{table}}.json",
-        md=f"paper_tables/{config['run']}/{{table}}.md",
-        tex=f"paper_tables/{config['run']}/{{table}}.tex",
+        json=update(f"paper_tables/{config['run']}/{{table}}.json"),
+        md=update(f"paper_tables/{config['run']}/{{table}}.md"),
+        tex=update(f"paper_tables/{config['run']}/{{table}}.tex"),
     log:
         f"logs/{config['run']}/paper/{{table}}.log",
     benchmark:
@@ -39,13 +40,13 @@ rule figures:
     output:
         manifest=f"paper_tables/{config['run']}/{{figure}}.manifest.json",
         png=report(
-            f"paper_tables/{config['run']}/{{figure}}.png",
+            update(f"paper_tables/{config['run']}/{{figure}}.png"),
             caption="../report/figure.rst",
             category="Figures",
             labels={"figure": "{figure}"},
         ),
-        pdf=f"paper_tables/{config['run']}/{{figure}}.pdf",
-        csv=f"paper_tables/{config['run']}/{{figure}}.csv",
+        pdf=update(f"paper_tables/{config['run']}/{{figure}}.pdf"),
+        csv=update(f"paper_tables/{config['run']}/{{figure}}.csv"),
     log:
         f"logs/{config['run']}/figures/{{figure}}.log",
     benchmark:

@@ -2,10 +2,11 @@
 rule report:
     input:
         **report_inputs(config, TABLES),
+    # A failed job leaves the printed files as they were; without a manifest of its own no rerun passes for done.
     output:
         manifest=f"paper_tables/{config['run']}/index.manifest.json",
         html=report(
-            f"paper_tables/{config['run']}/index.html",
+            update(f"paper_tables/{config['run']}/index.html"),
             caption="../report/index.rst",
             category="Page",
             labels={"page": "the whole run on one page"},
