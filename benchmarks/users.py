@@ -14,12 +14,12 @@ import pandas as pd
 import yaml
 from tabulate import tabulate
 
-from mixdpo.config import method_of
-from mixdpo.extensions import users_of_experts
-from mixdpo.models import Policy
-from mixdpo.policies import policies
-from mixdpo.runtime import Runtime
-from mixdpo.scores import recovery
+from mixdpo.method.policy import Policy
+from mixdpo.method.runtime import Runtime
+from mixdpo.paper.extensions import users_of_experts
+from mixdpo.paper.scores import recovery
+from mixdpo.run.config import method_of
+from mixdpo.stages.policies import policies
 
 
 def measure(spec: dict, folder: Path, prompts: pd.DataFrame, runtime: Runtime) -> dict:

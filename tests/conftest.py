@@ -13,10 +13,11 @@ import torch
 import yaml
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from mixdpo.assets.base import train_tokenizer
-from mixdpo.policies import Triplets
-from mixdpo.reference import reference
-from mixdpo.runtime import Runtime
+from mixdpo.method.objective import Triplets
+from mixdpo.method.runtime import Runtime
+from mixdpo.stages.assets.base import train_tokenizer
+from mixdpo.stages.policies import triplets_of
+from mixdpo.stages.reference import reference
 
 SENTENCES = [
     "The film is a quiet story about two sisters and a boat.",
@@ -104,7 +105,7 @@ def preferences_folder(tmp_path_factory, model_folder, runtime) -> Path:
 @pytest.fixture(scope="session")
 def triplets(preferences_folder) -> Triplets:
     """30 training triplets of 10 pairs."""
-    return Triplets(preferences_folder / "preferences/train.parquet", preferences_folder / "reference/train.parquet")
+    return triplets_of(preferences_folder / "preferences", preferences_folder / "reference", "train", None)
 
 
 def copy_project(to: Path) -> Path:

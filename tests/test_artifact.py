@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from mixdpo.artifact import PRIVATE, label, publish, verify
 from mixdpo.errors import Corrupt, UserError
+from mixdpo.provenance.artifact import PRIVATE, label, publish, verify
 
 
 @pytest.fixture(autouse=True)

@@ -21,16 +21,16 @@ from rocrate_validator.models import Severity, ValidationSettings
 from rocrate_validator.services import validate
 from urllib3 import HTTPResponse
 
-from mixdpo import audit as module
-from mixdpo.artifact import label, publish, sha256, write_json
-from mixdpo.audit import audit, causes_first, explain, lineage, sources
-from mixdpo.config import published
-from mixdpo.crate import write_crate
 from mixdpo.errors import UserError
-from mixdpo.fingerprint import fingerprint
-from mixdpo.graph import TEXTS, job, table_inputs, targets
-from mixdpo.paper import paper
-from mixdpo.stages import STAGES
+from mixdpo.paper.tables import paper
+from mixdpo.provenance.artifact import label, publish, sha256, write_json
+from mixdpo.provenance.fingerprint import fingerprint
+from mixdpo.run import audit as module
+from mixdpo.run.audit import audit, causes_first, explain, lineage, sources
+from mixdpo.run.config import published
+from mixdpo.run.crate import write_crate
+from mixdpo.run.graph import TEXTS, job, table_inputs, targets
+from mixdpo.run.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
 UPSTREAM = {  # folder → folders of the same experiment that it is made from
@@ -351,7 +351,7 @@ def graph_of(crate: Path) -> dict[str, dict]:
 def test_crate_has_a_job_an_artifact(crate):
     entities = graph_of(crate)
     job = entities[f"#{SCORES}"]
-    assert job["instrument"] == {"@id": "mixdpo/rewards.py"}
+    assert job["instrument"] == {"@id": "mixdpo/stages/rewards.py"}
     assert (job["startTime"], job["endTime"]) == ("2026-01-01T00:00:00+00:00", "2026-01-01T00:00:02.500000+00:00")
     results = [entities[r["@id"]] for r in job["result"]]
     assert {r["@id"]: r["sha256"] for r in results} == {
@@ -433,7 +433,7 @@ def test_the_workflow_is_audited_from_print_to_reviews(project, tmp_path):
         changed(table, replaced(row["mean"], another)),
         changed(manifest, replaced(before, sha256(table))),
         changed(project / "tests/tiny.yaml", replaced("vocabulary: 500, width: 32", "vocabulary: 501, width: 32")),
-        changed(project / "mixdpo/rewards.py", replaced("batch_size=64", "batch_size=63")),
+        changed(project / "mixdpo/stages/rewards.py", replaced("batch_size=64", "batch_size=63")),
     ):
         status, lines = command(project, "audit")
         told = [line for line in lines if "; " in line][:-1]
@@ -451,7 +451,9 @@ def test_the_workflow_is_audited_from_print_to_reviews(project, tmp_path):
     assert status == 0 and any("results/tiny/assets/reviews" in line for line in lines)
 
     manifest.unlink()
-    with changed(project / "mixdpo/statistics.py", lambda content: content + b"# a comment that is not committed\n"):
+    with changed(
+        project / "mixdpo/data/statistics.py", lambda content: content + b"# a comment that is not committed\n"
+    ):
         assert snakemake(project).returncode == 0
     status, lines = command(project, "audit")
     assert status == 1 and any(

@@ -5,11 +5,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from mixdpo.completions import choose_prompts, complete, completions
 from mixdpo.errors import UserError
-from mixdpo.evaluations import evaluations
-from mixdpo.language import TokenBatch, load_language_model, sequence_log_probs
-from mixdpo.models import GlobalWeights, Policy
+from mixdpo.method.language import TokenBatch, load_language_model, sequence_log_probs
+from mixdpo.method.policy import Policy
+from mixdpo.method.weights import GlobalWeights
+from mixdpo.stages.completions import choose_prompts, complete, completions
+from mixdpo.stages.evaluations import evaluations
 
 SPEC = {
     "prompts": 12,

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from mixdpo.checks import RESERVED, check_tables, validate
-from mixdpo.config import asset_files, configuration, published, reward_model_files, spec
 from mixdpo.errors import UserError
-from mixdpo.policies import policies
-from mixdpo.verdicts import verdicts
+from mixdpo.run.checks import RESERVED, check_tables, validate
+from mixdpo.run.config import asset_files, configuration, published, reward_model_files, spec
+from mixdpo.stages.judgements import verdicts
+from mixdpo.stages.policies import policies
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())

@@ -12,9 +12,8 @@ from matplotlib.colors import to_rgba
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from mixdpo import figures as drawing
-from mixdpo.config import methods_of
-from mixdpo.figures import (
+from mixdpo.paper import figures as drawing
+from mixdpo.paper.figures import (
     best_rewards,
     confusion,
     document_frequencies,
@@ -27,6 +26,7 @@ from mixdpo.figures import (
     words,
     words_of,
 )
+from mixdpo.run.config import methods_of
 
 PUBLISHED = Path(__file__).parent.parent / "workflow" / "published"
 REWARDS = ["sentiment", "informativeness", "grammar"]

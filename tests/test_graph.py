@@ -10,9 +10,9 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from mixdpo.config import published
-from mixdpo.graph import job, printed, report_inputs, table_inputs, targets
-from mixdpo.stages import STAGES
+from mixdpo.run.config import published
+from mixdpo.run.graph import job, printed, report_inputs, table_inputs, targets
+from mixdpo.run.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())

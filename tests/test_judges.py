@@ -16,12 +16,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from mixdpo import judges
-from mixdpo.assets.embedded.feedback import ratings
+from mixdpo.data.feedback import ASPECTS
 from mixdpo.errors import UserError
-from mixdpo.feedback import ASPECTS
-from mixdpo.judges import Comparison, build, winner_in
-from mixdpo.verdicts import by_length, decoded, pair_scores, verdicts, win_rate
+from mixdpo.stages import judges
+from mixdpo.stages.judgements import by_length, decoded, pair_scores, verdicts, win_rate
+from mixdpo.stages.judges import Comparison, build, winner_in
+from mixdpo.world.feedback import ratings
 
 PROMPT = 'By {taste}: {instruction}\nA: {first}\nB: {second}\nSay {"winner": "A"|"B"|"tie"}.'
 
@@ -207,7 +207,7 @@ def test_what_was_answered_is_not_asked_again(endpoint, section):
 
 
 def test_a_killed_run_asks_only_for_the_rest(endpoint, section):
-    code = "import json, sys; from mixdpo.judges import *; section, texts = json.loads(sys.argv[1]); "
+    code = "import json, sys; from mixdpo.stages.judges import *; section, texts = json.loads(sys.argv[1]); "
     code += "build({'kind': 'llm', 'llm': section})([Comparison('Why?', 'honesty', *pair) for pair in texts])"
     command = [sys.executable, "-c", code, json.dumps([section, MANY])]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)

@@ -10,12 +10,12 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mixdpo import own
-from mixdpo.completions import completions
+from mixdpo import api as own
 from mixdpo.errors import UserError
-from mixdpo.language import token_rows
-from mixdpo.models import Policy
-from mixdpo.users import instruction_prompts, rated_responses
+from mixdpo.method.language import token_rows
+from mixdpo.method.policy import Policy
+from mixdpo.stages.completions import completions
+from mixdpo.stages.user_preferences import instruction_prompts, rated_responses
 
 BEGIN, END, END_OF_TURN = 300, 0, 301
 

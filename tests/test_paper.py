@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from mixdpo.paper import (
+from mixdpo.paper.scores import head_order, samples
+from mixdpo.paper.tables import (
     alignment_table,
     best_heads_table,
     compute_table,
@@ -19,7 +20,6 @@ from mixdpo.paper import (
     rewards_table,
     validity_table,
 )
-from mixdpo.scores import head_order, samples
 
 ROOT = Path(__file__).parent.parent
 TABLE = {

@@ -12,11 +12,11 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from mixdpo.artifact import publish, write_json
-from mixdpo.config import configuration, method_of, published, spec
-from mixdpo.graph import job, report_inputs, table_inputs
-from mixdpo.paper import paper
-from mixdpo.report import describe, draw, grid, interval, markdown, number, report, signed
+from mixdpo.paper.page import describe, draw, grid, interval, markdown, number, report, signed
+from mixdpo.paper.tables import paper
+from mixdpo.provenance.artifact import publish, write_json
+from mixdpo.run.config import configuration, method_of, published, spec
+from mixdpo.run.graph import job, report_inputs, table_inputs
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = '</script><b id="hostile">bold</b> & "quoted" <img src=x onerror=alert(1)>'

@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from mixdpo import paper as printing
-from mixdpo.config import methods_of, published
-from mixdpo.extensions import (
+from mixdpo.paper import tables as printing
+from mixdpo.paper.extensions import (
     ablations_table,
     contradictions,
     entropy,
@@ -20,8 +19,9 @@ from mixdpo.extensions import (
     win_rate_above_half,
     win_rates_table,
 )
-from mixdpo.figures import KINDS, figures, principal_components, user_map, user_rewards
-from mixdpo.paper import paper
+from mixdpo.paper.figures import KINDS, figures, principal_components, user_map, user_rewards
+from mixdpo.paper.tables import paper
+from mixdpo.run.config import methods_of, published
 
 PUBLISHED = Path(__file__).parent.parent / "workflow" / "published"
 TASTES = {"helpfulness": "Helpfulness", "honesty": "Honesty"}

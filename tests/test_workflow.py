@@ -95,11 +95,11 @@ def edited(project: Path, name: str, old: str, new: str):
 
 
 def test_a_comment_reruns_nothing(project):
-    assert edited(project, "mixdpo/training.py", "import math\n", "import math  # for the cosine\n\n") == {}
+    assert edited(project, "mixdpo/method/fit.py", "import math\n", "import math  # for the cosine\n\n") == {}
 
 
 def test_a_line_of_a_reward_reruns_rewards_and_what_follows(project):
-    counts = edited(project, "mixdpo/rewards.py", "batch_size=64", "batch_size=63")
+    counts = edited(project, "mixdpo/stages/rewards.py", "batch_size=64", "batch_size=63")
     assert counts == {
         "rewards": 2,
         "validity": 1,

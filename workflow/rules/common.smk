@@ -4,8 +4,8 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(workflow.current_basedir)))
 
-from mixdpo.checks import check_tables, validate
-from mixdpo.config import (
+from mixdpo.run.checks import check_tables, validate
+from mixdpo.run.config import (
     asset_files,
     asset_stage,
     has_users,
@@ -19,9 +19,9 @@ from mixdpo.config import (
     spec,
 )
 from mixdpo.errors import UserError
-from mixdpo.fingerprint import fingerprint
-from mixdpo.graph import PUBLISHED, records, report_inputs, results, table_inputs, targets
-from mixdpo.stages import STAGES
+from mixdpo.provenance.fingerprint import fingerprint
+from mixdpo.run.graph import PUBLISHED, records, report_inputs, results, table_inputs, targets
+from mixdpo.run.stages import STAGES
 
 try:
     validate(config)
