@@ -19,8 +19,8 @@ include: "workflow/rules/rewards.smk"
 include: "workflow/rules/preferences.smk"
 include: "workflow/rules/policies.smk"
 include: "workflow/rules/evaluations.smk"
-include: "workflow/rules/paper.smk"
-include: "workflow/rules/report.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/page.smk"
 
 
 rule all:

@@ -75,7 +75,7 @@ def main() -> None:
         split: Triplets(
             *(
                 pd.read_parquet(folder / f"{stage}/multi_reward/{split}.parquet")
-                for stage in ("preferences", "reference")
+                for stage in ("preferences", "reference_log_probs")
             )
         )
         for split in ("train", "validation")

@@ -59,8 +59,10 @@ def random_pairs(size: str, pairs: int, styles: int, folder: Path) -> tuple[pd.D
     frame = pd.DataFrame(rows, columns=["prompt_ids", "chosen_ids", "rejected_ids", "style"])
     frame.to_parquet(folder / "preferences.parquet")
     reference = -COMPLETION * np.log(end) + rng.normal(size=(len(frame), 2))  # what a random model gives, about
-    pd.DataFrame(reference, columns=["chosen", "rejected"]).to_parquet(folder / "reference.parquet")
-    return frame, Triplets(*(pd.read_parquet(folder / f"{name}.parquet") for name in ("preferences", "reference")))
+    pd.DataFrame(reference, columns=["chosen", "rejected"]).to_parquet(folder / "reference_log_probs.parquet")
+    return frame, Triplets(
+        *(pd.read_parquet(folder / f"{name}.parquet") for name in ("preferences", "reference_log_probs"))
+    )
 
 
 def our_step(variant: str, model: Path, triplets: Triplets, batch: int, runtime: Runtime) -> Callable:

@@ -29,7 +29,7 @@ from mixdpo.run.config import method_of
 from mixdpo.stages.assets.base import base
 from mixdpo.stages.policies import policies
 from mixdpo.stages.preferences import validation_prompts
-from mixdpo.stages.reference import reference
+from mixdpo.stages.reference_log_probs import reference_log_probs
 
 TEXTS = ["prompt", "chosen", "rejected"]
 LABELS = ["style", "domain", "user"]
@@ -88,14 +88,14 @@ def train(
     with events(tensorboard) as observe, contextlib.chdir(out), corrupt_in(out):
         names = "base", "preferences", "reference", "policy"
         start, triplets, known, policy = (Path(name, "manifest.json") for name in names)
-        inputs = {"policy": start, "preferences": triplets}
+        inputs = {"reference": start, "preferences": triplets}
         division = {"validation_share": validation_share, "max_tokens": max_tokens, "seed": seed}
         shown, styles = Path("experts.manifest.json"), {"styles": spec["styles"]}
         work = [
             make(start, base, source, runtime, {}),
-            make(triplets, own_preferences, division, runtime, {"policy": start, "file": relative}),
-            make(known, reference, {}, runtime, inputs),
-            make(policy, policies, spec, runtime, inputs | {"reference": known}, observe=observe),
+            make(triplets, own_preferences, division, runtime, {"reference": start, "file": relative}),
+            make(known, reference_log_probs, {}, runtime, inputs),
+            make(policy, policies, spec, runtime, inputs | {"reference_log_probs": known}, observe=observe),
             make(shown, expert_tables, styles, runtime, {"policy": policy, "preferences": triplets}),
         ]
         counts, table = json.loads(Path("preferences/counts.json").read_text()), Path("experts.md").read_text()
@@ -246,16 +246,16 @@ def json_lines(file: Path) -> Iterator[dict]:
             yield row
 
 
-def own_preferences(out: Path, spec: dict, *, runtime: Runtime, resume: Path, policy: Path, file: Path) -> None:
+def own_preferences(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reference: Path, file: Path) -> None:
     """Write `train.parquet` and `validation.parquet`, split by prompt, in the columns of the preferences stage.
 
     A completion ends with end-of-text. `counts.json` has the triplets of both, and those dropped: `equal`, chosen =
     rejected, and `long`, prompt with a completion beyond `max_tokens` or the model's positions.
     """
-    frame, tokenizer = read_triplets(file), AutoTokenizer.from_pretrained(policy / "model")
+    frame, tokenizer = read_triplets(file), AutoTokenizer.from_pretrained(reference / "model")
     if tokenizer.eos_token_id is None:
         raise UserError("model: expected a tokenizer with an eos token, found none; set eos_token in its files")
-    positions = positions_of(checked(load_language_model(policy / "model", runtime)))
+    positions = positions_of(checked(load_language_model(reference / "model", runtime)))
     limit = min(positions, spec["max_tokens"] or np.inf)
     frame["prompt_ids"] = tokenizer(frame["prompt"].tolist())["input_ids"]
     for column in ("chosen", "rejected"):

@@ -22,7 +22,7 @@ from rocrate_validator.services import validate
 from urllib3 import HTTPResponse
 
 from mixdpo.errors import UserError
-from mixdpo.paper.tables import paper
+from mixdpo.paper.tables import tables as print_table
 from mixdpo.provenance.artifact import label, publish, sha256, write_json
 from mixdpo.provenance.fingerprint import fingerprint
 from mixdpo.run import audit as module
@@ -38,8 +38,8 @@ UPSTREAM = {  # folder → folders of the same experiment that it is made from
     "completions": ("sft", "assets/reviews"),
     "rewards": ("completions",),
     "preferences": ("rewards",),
-    "reference": ("preferences",),
-    "policies": ("reference",),
+    "reference_log_probs": ("preferences",),
+    "policies": ("reference_log_probs",),
 }
 TABLE = {
     "kind": "rewards",
@@ -90,16 +90,16 @@ def upstream(path: str) -> dict[str, Path]:
 def make(path: str, config: dict, tables: dict, sentiment: float = 0.0) -> None:
     """Publish a small artifact at this place of the run, with its record: scores of three prompts, or a text."""
     stage, spec = job(config, tables, path)
-    if stage in ("paper", "report"):
+    if stage in ("tables", "page"):
         inputs = {name: Path(p) for name, p in table_inputs(config, tables, spec.get("table", "index")).items()}
     else:
         inputs = upstream(path)
     work = {"stage": stage, "spec": spec, "code": fingerprint(STAGES[stage]), "inputs": inputs}
     with publish(Path(path), **work) as (out, resume):
         frame = pd.DataFrame({"prompt_id": [0, 1, 2], "sample": 0, "decoding": "token"})
-        if stage == "paper":
+        if stage == "tables":
             folders = {n: p.parent if p.name == "manifest.json" else p for n, p in inputs.items()}
-            paper(out, spec, runtime=None, resume=resume, **folders)
+            print_table(out, spec, runtime=None, resume=resume, **folders)
         elif "/evaluations/" in path and stage == "rewards":
             frame.assign(sentiment=[sentiment, 1.0, 2.0]).to_parquet(out / "scores.parquet")
         elif stage == "evaluations":
@@ -240,7 +240,7 @@ def test_lineage_names_every_artifact_once_before_what_it_is_made_from(run):
     chain = lineage(Path("paper_tables/embedded/table1.manifest.json"))
     assert set(chain) == set(causes_first(["paper_tables/embedded/table1.manifest.json"]))
     first = next(iter(chain.values()))
-    assert (first["stage"], first["depth"], first["facts"]) == ("paper", 0, RECORD)
+    assert (first["stage"], first["depth"], first["facts"]) == ("tables", 0, RECORD)
     assert first["inputs"]["workflow/published/table1.yaml"] == "workflow/published/table1.yaml"
     sft = chain[f"{SFT}/manifest.json"]
     assert sft["sha256"] == sha256(Path(SFT, "manifest.json")) and sft["spec"]["epochs"] == 2

@@ -30,7 +30,7 @@ SPEC = {
 def run(out, resume, model_folder, reviews_folder, runtime):
     for folder in (out, resume):
         folder.mkdir(exist_ok=True)
-    completions(out, SPEC, runtime=runtime, resume=resume, policy=model_folder.parent, reviews=reviews_folder)
+    completions(out, SPEC, runtime=runtime, resume=resume, reference=model_folder.parent, reviews=reviews_folder)
     return pd.read_parquet(out / "completions.parquet")
 
 

@@ -11,7 +11,7 @@ from snakemake.utils import update_config
 from mixdpo.errors import UserError
 from mixdpo.run.checks import RESERVED, check_tables, validate
 from mixdpo.run.config import asset_files, configuration, published, reward_model_files, spec
-from mixdpo.stages.judgements import verdicts
+from mixdpo.stages.judgements import judgements
 from mixdpo.stages.policies import policies
 
 ROOT = Path(__file__).parent.parent
@@ -205,7 +205,7 @@ def test_a_spec_holds_its_slice_only():
         "rewards",
         "validity",
         "preferences",
-        "reference",
+        "reference_log_probs",
         "gates",
         "policies",
     ]
@@ -237,7 +237,7 @@ def test_a_reward_model_is_known_by_all_its_files(tmp_path):
 
 
 def test_no_method_can_be_named_like_an_argument_of_a_stage_that_takes_methods():
-    for stage in policies, verdicts:
+    for stage in policies, judgements:
         parameters = inspect.signature(stage).parameters.values()
         assert {p.name for p in parameters if p.kind != inspect.Parameter.VAR_KEYWORD} <= set(RESERVED)
 
@@ -295,9 +295,9 @@ def test_faults_of_users_and_extensions_are_one_line(key, value, words):
         ("judge.opponents", ["user_dpo"], ["judge.opponents", "expected reference", "found user_dpo"]),
         ("judge.opponents", ["user_moe_case1", "user_dpo", "reference"], ["expected no user_moe_case1", "delete it"]),
         (
-            "experiments.multi_user.users.tastes",
+            "experiments.multi_user.users.styles",
             ["helpfulness", "honesty"],
-            ["multi_user.users.tastes", "truthfulness"],
+            ["multi_user.users.styles", "truthfulness"],
         ),
         ("policies.methods.user_moe_case1.shared_heads", 1, ["user_moe_case1", "1 experts"]),
     ],

@@ -97,8 +97,8 @@ def test_posterior_curves(tmp_path):
         (tmp_path / str(seed)).mkdir()
         curve = pd.DataFrame({"step": [1, 2, 3, 4], "w0": 0.5, "w1": 0.5, "q0 joy": q0, "q1 joy": q1})
         curve.to_csv(tmp_path / str(seed) / "curve.csv", index=False)
-        tastes = {f"q{seed}": [0.9, 0.5], f"q{1 - seed}": [0.1, 0.5]}
-        after = pd.DataFrame({"style": ["joy", "sorrow"], "domain": "d"} | tastes)
+        styles = {f"q{seed}": [0.9, 0.5], f"q{1 - seed}": [0.1, 0.5]}
+        after = pd.DataFrame({"style": ["joy", "sorrow"], "domain": "d"} | styles)
         after.sort_index(axis=1).to_parquet(tmp_path / str(seed) / "responsibilities.parquet")
         artifacts[f"policies:m/seed{seed}"] = tmp_path / str(seed)
     points, window = posterior_curves({"rows": [{"policy": "m"}], "smoothing": 0.5}, artifacts, ["joy"])

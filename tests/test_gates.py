@@ -39,7 +39,7 @@ def write(folder, wrong: int = 0):
 
 
 def run(tmp_path, model_folder, runtime, spec=SPEC):
-    inputs = {"policy": model_folder.parent, "preferences": tmp_path / "preferences"}
+    inputs = {"reference": model_folder.parent, "preferences": tmp_path / "preferences"}
     (tmp_path / "resume").mkdir(exist_ok=True)
     gates(tmp_path, spec, runtime=runtime, resume=tmp_path / "resume", **inputs)
 

@@ -17,7 +17,7 @@ from mixdpo.method.language import (
     sequence_log_probs,
     token_rows,
 )
-from mixdpo.stages.reference import log_probs
+from mixdpo.stages.reference_log_probs import log_probs
 from mixdpo.stages.sft import sft
 
 

@@ -28,7 +28,7 @@ from mixdpo.method.losses import (
 from mixdpo.method.objective import PreferenceObjective, Triplets
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
-from mixdpo.stages.reference import log_probs
+from mixdpo.stages.reference_log_probs import log_probs
 
 torch.manual_seed(0)
 B, K = 64, 4

@@ -231,7 +231,7 @@ def test_what_is_dropped_is_counted(tmp_path, model_folder, runtime):
         {"prompt": "z " * 80, "chosen": "a", "rejected": "b"},
     )
     file = written(tmp_path / "my.jsonl", [*rows(), equal, long, long])
-    how = {"runtime": runtime, "resume": tmp_path, "policy": model_folder.parent, "file": file}
+    how = {"runtime": runtime, "resume": tmp_path, "reference": model_folder.parent, "file": file}
     spec = {"validation_share": 0.25, "max_tokens": None, "seed": 0}
     own_preferences(tmp_path, spec, **how)
     counts = json.loads((tmp_path / "counts.json").read_text())
@@ -259,7 +259,7 @@ def test_a_tokenizer_must_end_texts(tmp_path, model_folder, runtime, monkeypatch
     monkeypatch.setattr(own.AutoTokenizer, "from_pretrained", lambda folder: Endless())
     file = written(tmp_path / "my.jsonl", rows())
     with pytest.raises(UserError, match="expected a tokenizer with an eos token, found none"):
-        own_preferences(tmp_path, {}, runtime=runtime, resume=tmp_path, policy=model_folder.parent, file=file)
+        own_preferences(tmp_path, {}, runtime=runtime, resume=tmp_path, reference=model_folder.parent, file=file)
 
 
 def test_a_model_with_other_logits_is_refused(runtime):

@@ -58,7 +58,7 @@ def train(objective, triplets, spec, runtime, tmp_path) -> tuple[dict, dict]:
 
 def test_styles_need_preferences_with_styles(preferences_folder):
     frame = pd.read_parquet(preferences_folder / "preferences/train.parquet").drop(columns="style")
-    known = pd.read_parquet(preferences_folder / "reference/train.parquet")
+    known = pd.read_parquet(preferences_folder / "reference_log_probs/train.parquet")
     with pytest.raises(UserError, match=r"expected a column style .* found none; set styles to null"):
         Triplets(frame, known, ["grammar"])
 
@@ -254,10 +254,12 @@ def test_the_stage_writes_a_policy_that_loads(
     """After training the training triplets are likelier, and the written policy gives the written responsibilities."""
     (tmp_path / "resume").mkdir()
     spec = method | changes | {"epochs": 6}
-    inputs = {"policy": model_folder.parent, "gate": gate_folder}
-    inputs |= {name: preferences_folder / name for name in ("preferences", "reference")}
+    inputs = {"reference": model_folder.parent, "gate": gate_folder}
+    inputs |= {name: preferences_folder / name for name in ("preferences", "reference_log_probs")}
     policies(tmp_path, spec, runtime=runtime, resume=tmp_path / "resume", **inputs)
-    validation = triplets_of(preferences_folder / "preferences", preferences_folder / "reference", "validation", None)
+    validation = triplets_of(
+        preferences_folder / "preferences", preferences_folder / "reference_log_probs", "validation", None
+    )
     objective = PreferenceObjective(Policy.from_pretrained(tmp_path / "model", runtime), spec, runtime)
     figures, q = objective.evaluate(validation)
     written = json.loads((tmp_path / "validation.json").read_text())
@@ -272,8 +274,8 @@ def test_a_gate_learns_at_its_own_rate(tmp_path, model_folder, preferences_folde
     """At a rate of 1e-12 it stays where it was while the experts move; the experts' rate says nothing about it."""
     (tmp_path / "resume").mkdir()
     spec = method | {"shared_heads": 2, "weights": "gate", "gate_learning_rate": 1e-12, "epochs": 1}
-    inputs = {"policy": model_folder.parent, "gate": gate_folder}
-    inputs |= {name: preferences_folder / name for name in ("preferences", "reference")}
+    inputs = {"reference": model_folder.parent, "gate": gate_folder}
+    inputs |= {name: preferences_folder / name for name in ("preferences", "reference_log_probs")}
     start = build(spec, model_folder, runtime, gate=load_file(gate_folder / "gate.safetensors"))
     policies(tmp_path, spec, runtime=runtime, resume=tmp_path / "resume", **inputs)
     end = Policy.from_pretrained(tmp_path / "model", runtime)

@@ -1,4 +1,4 @@
-"""Tables of what goes beyond the paper's section 4: users whose tastes differ, judged in pairs, and ablations.
+"""Tables of what goes beyond the paper's section 4: users whose styles differ, judged in pairs, and ablations.
 
 Several training seeds are averaged by prompt first. Shares are in [0, 1] in the csv and in percent where they are won.
 """
@@ -15,21 +15,21 @@ from mixdpo.paper.scores import head_order, per_prompt, policies_in, recovery, s
 from mixdpo.stages.judgements import PAIR, by_length, decoded, pair_scores, win_rate
 
 
-def verdicts_of(artifacts: dict[str, Path], method: str, decoding: str, opponent: str) -> list[pd.DataFrame]:
-    """Verdicts of a method's completions of one decoding against one opponent: one row a pair and order, a frame a seed."""
-    folders = [artifacts[f"verdicts:{policy}"] for policy in policies_in(artifacts, method, "verdicts")]
-    frames = [pd.read_parquet(folder / "verdicts.parquet") for folder in folders]
+def judgements_of(artifacts: dict[str, Path], method: str, decoding: str, opponent: str) -> list[pd.DataFrame]:
+    """Judgements of a method's completions of one decoding against one opponent: one row a pair and order, a frame a seed."""
+    folders = [artifacts[f"judgements:{policy}"] for policy in policies_in(artifacts, method, "judgements")]
+    frames = [pd.read_parquet(folder / "judgements.parquet") for folder in folders]
     return [frame[(frame["decoding"] == decoding) & (frame["opponent"] == opponent)] for frame in frames]
 
 
 def pooled(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """`pair_scores` of every seed's verdicts, averaged over seeds: one row a prompt, score and tokens_difference."""
+    """`pair_scores` of every seed's judgements, averaged over seeds: one row a prompt, score and tokens_difference."""
     pairs = pd.concat([pair_scores(frame) for frame in frames]).groupby(PAIR, as_index=False, dropna=False)
     return pairs[["score", "tokens_difference"]].mean()
 
 
 def contradictions(frames: list[pd.DataFrame]) -> float:
-    """Share, of pairs with both verdicts, of those that the policy wins in one order and loses in the other."""
+    """Share, of pairs with both judgements, of those that the policy wins in one order and loses in the other."""
     scores = pd.concat([frame.groupby(PAIR, dropna=False)["score"].agg(["count", "min", "max"]) for frame in frames])
     both = scores[scores["count"] == 2]
     return float((both["max"] - both["min"] == 1).mean())
@@ -47,20 +47,20 @@ def win_rates_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFra
     """Win rates of rows (method and decoding) against each of the `opponents`, a tie half a win, beside the published.
 
     `mean` is over pairs, each the mean of its two orders; `se` is SD/√n over the n pairs. `contradictions` is the share
-    of pairs won in one order and lost in the other, `failures` counts verdicts that the judge did not give. `kl` and
+    of pairs won in one order and lost in the other, `failures` counts judgements that the judge did not give. `kl` and
     `opponent_kl` say how far from the reference each side went for it (nats).
     """
     cells, grid = [], []
     for row in table["rows"]:
         for opponent, heading in table["opponents"].items():
-            frames = verdicts_of(artifacts, row["policy"], row["decoding"], opponent)
+            frames = judgements_of(artifacts, row["policy"], row["decoding"], opponent)
             mean, se, n = win_rate(pooled(frames))
             ours = {"row": row["name"], "column": heading, "mean": mean, "se": se, "n": n}
             kl, kl_se = divergence(artifacts, row["policy"], row["decoding"])
             opponent_kl, opponent_kl_se = divergence(artifacts, opponent, "token")
             ours |= {"kl": kl, "kl_se": kl_se, "opponent_kl": opponent_kl, "opponent_kl_se": opponent_kl_se}
             ours |= {"contradictions": contradictions(frames), "seeds": len(frames)}
-            ours |= {"verdicts": sum(map(len, frames)), "failures": int(sum(f["score"].isna().sum() for f in frames))}
+            ours |= {"judgements": sum(map(len, frames)), "failures": int(sum(f["score"].isna().sum() for f in frames))}
             printed = row.get("published", {}).get(opponent, [])
             cells += [
                 ours | {"published_mean": p["mean"], "published_se": p["se"], "published_where": p["where"]}
@@ -76,7 +76,7 @@ def win_rates_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFra
                     "The other's": show(opponent_kl, opponent_kl_se, 1),
                     "Pairs": n,
                     "Orders contradict, %": percent(ours["contradictions"], np.nan),
-                    "Verdicts failed": f"{ours['failures']} of {ours['verdicts']}",
+                    "Judgements failed": f"{ours['failures']} of {ours['judgements']}",
                 }
             )
     return pd.DataFrame(cells), pd.DataFrame(grid)
@@ -90,7 +90,7 @@ def length_bias_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataF
     cells, grid = [], []
     for row in table["rows"]:
         for opponent, heading in table["opponents"].items():
-            frames = verdicts_of(artifacts, row["policy"], row["decoding"], opponent)
+            frames = judgements_of(artifacts, row["policy"], row["decoding"], opponent)
             line = {"Model": row["name"], "Against": heading}
             for part in by_length(pooled(frames), table["edges"]).to_dict("records"):
                 length = part["length"].capitalize()
@@ -102,17 +102,17 @@ def length_bias_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataF
 
 
 def users_of_experts(weights: pd.DataFrame, order: list[int]) -> pd.DataFrame:
-    """One row a user: style, the user's taste, and q0 to qK−1, mean weights over the user's prompts in `order`."""
+    """One row a user: style, the user's style, and q0 to qK−1, mean weights over the user's prompts in `order`."""
     q = {f"q{head}": weights[f"w{k}"] for head, k in enumerate(order)}
-    users = weights[["user"]].assign(style=weights["taste"], **q)
+    users = weights[["user"]].assign(style=weights["style"], **q)
     return users.groupby(["user", "style"]).mean().reset_index()
 
 
 def users_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Does the gate send users of a taste to an expert of their own? A user's expert is the one of largest mean weight.
+    """Does the gate send users of a style to an expert of their own? A user's expert is the one of largest mean weight.
 
-    `mean` of the users is the share at their taste's expert, experts matched to tastes at best, its SE √(p(1 − p)/n),
-    beside what shuffled tastes give: mean and 95 % quantile. A taste's `head` is the expert that most of its users go
+    `mean` of the users is the share at their style's expert, experts matched to styles at best, its SE √(p(1 − p)/n),
+    beside what shuffled styles give: mean and 95 % quantile. A style's `head` is the expert that most of its users go
     to, and `mean` their share, experts of further seeds matched to the first's. The last row is of the preferences.
     """
     cells, grid = [], []
@@ -129,7 +129,7 @@ def users_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, 
             recovered.append(recovery(triplets[["style"]].join(triplets.filter(regex="^q[0-9]+$"))))
             largest.append(weights[["prompt_id"]].assign(w=weights.filter(regex="^w[0-9]+$").max(axis=1)))
             expert = users.filter(regex="^q").to_numpy().argmax(axis=1)
-            chosen.append(pd.DataFrame({"taste": users["style"], "expert": expert}))
+            chosen.append(pd.DataFrame({"style": users["style"], "expert": expert}))
         share, by_chance = np.mean(shares), np.mean(shuffles, axis=0)
         chance, quantile = np.mean(by_chance), np.quantile(by_chance, 0.95)
         se = np.sqrt(share * (1 - share) / len(users))
@@ -152,16 +152,16 @@ def users_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFrame, 
             "Triplets recovered": f"{np.mean(recovered):.3f}",
         }
         everyone = pd.concat(chosen, ignore_index=True)
-        shares_of = pd.crosstab(everyone["taste"], everyone["expert"], normalize="index")
-        for taste, heading in table["tastes"].items():
-            expert, theirs = shares_of.loc[taste].idxmax(), shares_of.loc[taste].max()
+        shares_of = pd.crosstab(everyone["style"], everyone["expert"], normalize="index")
+        for style, heading in table["styles"].items():
+            expert, theirs = shares_of.loc[style].idxmax(), shares_of.loc[style].max()
             cells.append({"row": row["name"], "column": heading, "mean": theirs, "head": f"Expert {expert}"})
             line[heading] = f"Expert {expert} ({theirs:.2f})"
         grid.append(line | {"n (users, prompts, triplets)": ", ".join(map(str, n.values()))})
     pairs, disagreeing = pd.read_csv(artifacts[f"preferences:{table['experiment']}"] / "disagreement.csv").iloc[0]
     share = disagreeing / pairs
     se = np.sqrt(share * (1 - share) / pairs)
-    name, column = "Preferences", "Pairs on which tastes disagree"
+    name, column = "Preferences", "Pairs on which styles disagree"
     cells.append({"row": name, "column": column, "mean": share, "se": se, "n": pairs})
     grid.append({"Model": name, column: f"{show(share, se)} (n = {pairs})"})
     return pd.DataFrame(cells), pd.DataFrame(grid).fillna("–")
@@ -226,5 +226,5 @@ def ablations_table(table: dict, artifacts: dict[str, Path]) -> tuple[pd.DataFra
 
 def win_rate_above_half(row: dict, artifacts: dict[str, Path], seed: int) -> tuple[Effect, float]:
     """Win rate against the row's opponent less 1/2, over pairs: Wilcoxon's p passes over pairs without a winner."""
-    scores = pooled(verdicts_of(artifacts, row["policy"], row["decoding"], row["opponent"]))["score"]
+    scores = pooled(judgements_of(artifacts, row["policy"], row["decoding"], row["opponent"]))["score"]
     return paired(scores, np.full(len(scores), 0.5), seed), 1.0

@@ -35,8 +35,8 @@ HEAD_MARKERS = ("o", "^", "s", "D")
 HEAD_HATCHES = ("", "////", "....", "xxxx")
 LABEL_LINES = (("#E69F00", "-"), ("#000000", "--"), ("#CC79A7", "-."), ("#56B4E9", ":"))
 """Colour and line style of the styles or domains, in the order of the yaml."""
-TASTE_MARKERS = ("v", "P", "X", "p")
-"""Of the users' tastes, in the order of the yaml and the colours of LABEL_LINES; none is a head's."""
+STYLE_MARKERS = ("v", "P", "X", "p")
+"""Of the users' styles, in the order of the yaml and the colours of LABEL_LINES; none is a head's."""
 GREY = "#808080"
 WIDTH = 7.0
 """Inches: the text width of a two-column page."""
@@ -422,7 +422,7 @@ def draw_matrix(axis: Axes, values: np.ndarray, notes: list[list[str]], domains:
 
 
 def user_rewards(responsibilities: pd.DataFrame) -> pd.DataFrame:
-    """One row a user: user, style (the taste), triplets (how many), margin0 to marginK−1, means over the triplets."""
+    """One row a user: user, style (the style), triplets (how many), margin0 to marginK−1, means over the triplets."""
     margins = responsibilities.filter(regex="^margin[0-9]+$")
     users = responsibilities[["user", "style"]].join(margins).groupby(["user", "style"])
     return pd.concat([users.size().rename("triplets"), users.mean()], axis=1).reset_index()
@@ -448,8 +448,8 @@ def user_map(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFr
         users = user_rewards(pd.read_parquet(folder / "responsibilities.parquet"))
         places, explained = principal_components(users.filter(regex="^margin").to_numpy())
         users["x"], users["y"] = places.T
-        for taste, (colour, _), marker in zip(table["tastes"], LABEL_LINES, TASTE_MARKERS):
-            own, label = users[users["style"] == taste], taste.replace("_", " ").capitalize()
+        for style, (colour, _), marker in zip(table["styles"], LABEL_LINES, STYLE_MARKERS):
+            own, label = users[users["style"] == style], style.replace("_", " ").capitalize()
             look = {"s": 26, "color": colour, "marker": marker, "linewidths": 0.4, "edgecolors": "white"}
             axis.scatter(own["x"], own["y"], label=label, **look)
         shares = 100 * explained

@@ -46,7 +46,7 @@ STATISTIC = {
     "users": "share ± √(p(1 − p)/n), or mean over test prompts ± SD/√n",
 }
 """Kind of table → what its numbers are."""
-NO_RESULT = re.compile(r"n\b|Published|Aim|Chance|by chance|Pairs$|Verdicts failed")
+NO_RESULT = re.compile(r"n\b|Published|Aim|Chance|by chance|Pairs$|Judgements failed")
 """What the headings of printed columns begin with that are no measurement."""
 TESTED = {
     "greater": "claimed to lie above zero; 95 % interval, p two-sided and corrected by Holm for all claims",
@@ -58,8 +58,8 @@ ENVIRONMENT = ("processor", "device", "precision", "threads", "system", "python"
 """Run facts that the page lists as they are, beside the versions of packages."""
 
 
-def report(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **inputs: Path) -> None:
-    """Write `index.html`. `inputs` are named as `graph.report_inputs` names them."""
+def page(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **inputs: Path) -> None:
+    """Write `index.html`. `inputs` are named as `graph.page_inputs` names them."""
     parts = by_kind(inputs)
     tables = {name: yaml.safe_load(path.read_text()) for name, path in parts["published"].items()}
     manifests, chain = parts["table"], {}
@@ -347,8 +347,8 @@ def quoted_samples(
             scores = pd.read_parquet(own[f"rewards:{policy}"] / "scores.parquet")
             rewards = [name for name in scores if name not in ("prompt_id", "sample", "decoding")]
             frame = frame.merge(scores, on=["prompt_id", "sample", "decoding"], validate="1:1")
-        if "taste" in frame:  # who asks is what the prompts of users differ in
-            frame["domain"] = "for " + frame["taste"].str.replace("_", " ")
+        if "style" in frame:  # who asks is what the prompts of users differ in
+            frame["domain"] = "for " + frame["style"].str.replace("_", " ")
         weights = pd.read_parquet(own[f"completions:{policy}"] / "weights.parquet").set_index("prompt_id")
         order = head_order(own, method).get(policy, [0])
         if drawn is None:

@@ -32,8 +32,8 @@ def policies_in(artifacts: dict[str, Path], method: str, stage: str = "policies"
 def head_order(artifacts: dict[str, Path], method: str) -> dict[str, list[int]]:
     """For every seed's policy: which of its experts is shown as head 0, 1, …
 
-    Which expert takes which taste is chance, so the experts of further seeds are matched to those of the first by
-    their tastes: mean responsibilities per style and domain on the validation triplets, less the expert's own mean.
+    Which expert takes which style is chance, so the experts of further seeds are matched to those of the first by
+    their styles: mean responsibilities per style and domain on the validation triplets, less the expert's own mean.
     """
     profiles = {}
     for policy in policies_in(artifacts, method):

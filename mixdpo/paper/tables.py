@@ -31,7 +31,7 @@ LATEX = {
 }
 
 
-def paper(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: Path, **artifacts: Path) -> None:
+def tables(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: Path, **artifacts: Path) -> None:
     """Write `TABLE.csv` with one row a cell, its `nested` numbers as `TABLE.json`, and `.md` and `.tex` as it is read.
 
     `artifacts` are named as `graph.table_inputs` names them.

@@ -106,8 +106,8 @@ def remade(stage: str, table: str, inputs: dict[str, str], out: Path) -> None:
     """
     module = importlib.import_module(STAGES[stage])
     paths = {name: Path(path).parent if is_manifest(path) else Path(path) for name, path in inputs.items()}
-    if stage == "paper":
-        module.paper(out, {"table": table}, runtime=None, resume=out, **paths)
+    if stage == "tables":
+        module.tables(out, {"table": table}, runtime=None, resume=out, **paths)
     else:
         form = yaml.safe_load(paths.pop("published").read_text())
         _, numbers = module.KINDS[form["kind"]](form, module.within(paths, form["experiment"]))

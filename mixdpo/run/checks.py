@@ -21,7 +21,18 @@ from mixdpo.run.config import (
     reward_model_files,
 )
 
-RESERVED = ("gate", "observe", "out", "policy", "preferences", "reference", "resume", "runtime", "spec")
+RESERVED = (
+    "gate",
+    "observe",
+    "out",
+    "policy",
+    "preferences",
+    "reference",
+    "reference_log_probs",
+    "resume",
+    "runtime",
+    "spec",
+)
 """Names that no method may have: a stage takes policies by the names of their methods, beside arguments of its own."""
 SCHEMA = Path(__file__).parents[2] / "workflow/schemas/config.schema.yaml"
 
@@ -258,7 +269,7 @@ def _check_domains(config: dict, table: dict, where: str) -> None:
 
 
 def _check_judged(config: dict, table: dict, where: str) -> None:
-    """Opponents and decodings of win rates are those that are judged, tastes those of the experiment."""
+    """Opponents and decodings of win rates are those that are judged, styles those of the experiment."""
     known, rows = config["judge"]["opponents"], table.get("rows", [])
     claimed = [row for row in rows if row.get("measure") == "win_rate" and row["experiment"] not in left_out(config)]
     judged = [(row, [row["opponent"]]) for row in claimed]
@@ -276,11 +287,11 @@ def _check_judged(config: dict, table: dict, where: str) -> None:
             raise UserError(
                 f"{where}: expected decoding token or sparse of win rates, found {row['decoding']}; correct it"
             )
-    if "tastes" in table:
-        found = config["experiments"][table["experiment"]]["users"]["tastes"]
-        if set(table["tastes"]) != set(found):
+    if "styles" in table:
+        found = config["experiments"][table["experiment"]]["users"]["styles"]
+        if set(table["styles"]) != set(found):
             raise UserError(
-                f"experiments.{table['experiment']}.users.tastes: expected {', '.join(table['tastes'])}, as {where} "
+                f"experiments.{table['experiment']}.users.styles: expected {', '.join(table['styles'])}, as {where} "
                 f"prints them, found {', '.join(found)}; correct one of them"
             )
 

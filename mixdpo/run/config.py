@@ -107,7 +107,7 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
         case "user_preferences":
             share = config["preferences"]["validation_share"]
             return chosen["users"] | {"template": config["assets"]["feedback"]["template"], "validation_share": share}
-        case "reference":
+        case "reference_log_probs":
             return {}
         case "policies":
             method, seed = policy.split("/seed")
@@ -116,20 +116,20 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
         case "gates":
             return config["policies"]["gate"] | {"domains": chosen["domains"]}
         case "evaluations" if "users" in chosen:
-            asked = {name: chosen["users"][name] for name in ("tastes", "per_taste", "max_prompt_tokens")}
+            asked = {name: chosen["users"][name] for name in ("styles", "users_per_style", "max_prompt_tokens")}
             asked |= {"template": config["assets"]["feedback"]["template"], "per_prompt": 1}
             return config["evaluations"] | chosen.get("evaluations", {}) | asked | decoded_by(config, policy)
-        case "verdicts":
+        case "judgements":
             kind = config["judge"]["kind"]
             return {"judge": {"kind": kind, kind: config["judge"].get(kind, {})}}
         case "evaluations":
             asked = {"prompt_tokens": config["completions"]["prompt_tokens"], "per_prompt": 1, "split": "test"}
             asked |= {"domains": chosen["domains"]}
             return config["evaluations"] | chosen.get("evaluations", {}) | asked | decoded_by(config, policy)
-        case "paper" | "figures":
+        case "tables" | "figures":
             return {"table": table or figure}
-        case "report":
-            return config["report"] | {"run": config["run"]}
+        case "page":
+            return config["page"] | {"run": config["run"]}
     raise UserError(f"expected a stage, found {stage}")
 
 

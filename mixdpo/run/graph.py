@@ -43,11 +43,11 @@ NEEDS = {  # kind of table or figure → stages of its policies, stages of its e
     "tasks": (("completions", "policies"), ()),
     "confusion": (("completions",), ()),
     "comparisons": (SAMPLES, ()),
-    "claims": ((*SAMPLES, "verdicts"), ("sft", "gates")),
+    "claims": ((*SAMPLES, "judgements"), ("sft", "gates")),
     "sensitivity": (SAMPLES, ("sft", "gates")),
     "compute": ((), ()),
-    "win_rates": (("verdicts", "completions"), ()),
-    "length_bias": (("verdicts",), ()),
+    "win_rates": (("judgements", "completions"), ()),
+    "length_bias": (("judgements",), ()),
     "users": (("completions", "policies"), ("preferences",)),
     "user_map": (("policies",), ()),
     "ablations": (SAMPLES, ()),
@@ -71,7 +71,7 @@ def policy_inputs(config: dict, experiment: str, policy: str, stages: Iterable[s
     if not has_users(config, experiment):
         paths["rewards"] = f"{evaluation}/rewards/manifest.json"
     elif policy.split("/")[0] not in config["judge"]["opponents"]:
-        paths["verdicts"] = f"{evaluation}/verdicts/manifest.json"
+        paths["judgements"] = f"{evaluation}/judgements/manifest.json"
     if policy != "reference":
         paths["policies"] = f"{run}/policies/{experiment}/{policy}/manifest.json"
     return {f"{stage}:{experiment}/{policy}": paths[stage] for stage in stages if stage in paths}
@@ -89,7 +89,7 @@ def table_inputs(config: dict, tables: dict[str, dict], name: str) -> dict[str, 
     that it takes rows or published values from has its own name. `index` is the page of the run.
     """
     if name == "index":
-        return report_inputs(config, tables)
+        return page_inputs(config, tables)
     table, run = tables[name], results(config)
     of_policies, of_experiments = NEEDS[table["kind"]]
     inputs = {source: str(PUBLISHED / f"{source}.yaml") for source in sources_of(table)}
@@ -119,7 +119,7 @@ def records(config: dict, tables: dict[str, dict], name: str) -> dict[str, str]:
     return {f"record:{n}": f"{results(config)}/runs/{label(Path(path))}.json" for n, path in manifests.items()}
 
 
-def report_inputs(config: dict, tables: dict[str, dict]) -> dict[str, str]:
+def page_inputs(config: dict, tables: dict[str, dict]) -> dict[str, str]:
     """What the page of a run is made from, by name: its texts, both configurations, every table and figure of target
     `all` with its values in print, and the artifacts of their experiments that the page quotes."""
     run = results(config)
@@ -157,7 +157,7 @@ def targets(config: dict, tables: dict[str, dict], target: str = "all") -> list[
         artifacts |= {path for path in table_inputs(config, tables, name).values() if path.startswith(run)}
         for experiment in experiments_of(table):
             for method in methods_of(table, experiment):
-                stages = ["sft", "preferences", "reference"]
+                stages = ["sft", "preferences", "reference_log_probs"]
                 stages += [] if has_users(config, experiment) else ["completions", "rewards"]
                 stages += ["bases"] * ("base" in config["experiments"][experiment])
                 if has_users(config, experiment):  # opponents are in no table but as those who are compared with
@@ -176,8 +176,8 @@ def job(config: dict, tables: dict[str, dict], manifest: str) -> tuple[str, dict
     if manifest.startswith("paper_tables/"):
         name = Path(manifest).name.removesuffix(".manifest.json")
         if name == "index":
-            return "report", spec(config, "report")
-        stage = "figures" if is_figure(tables[name]) else "paper"
+            return "page", spec(config, "page")
+        stage = "figures" if is_figure(tables[name]) else "tables"
         return stage, spec(config, stage, table=name)
     stage, *rest = Path(manifest).parent.relative_to(results(config)).parts
     if stage == "assets":
@@ -186,7 +186,7 @@ def job(config: dict, tables: dict[str, dict], manifest: str) -> tuple[str, dict
     experiment, policy = rest[0] if rest else "", "/".join(rest[1:])
     if stage == "evaluations":
         policy, _, stage = policy.rpartition("/")
-        stage = {"completions": "evaluations", "rewards": "evaluation_rewards", "verdicts": "verdicts"}[stage]
+        stage = {"completions": "evaluations", "rewards": "evaluation_rewards", "judgements": "judgements"}[stage]
     if stage == "preferences" and has_users(config, experiment):
         stage = "user_preferences"
     if stage == "bases":

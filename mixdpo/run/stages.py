@@ -15,13 +15,13 @@ STAGES = {
     "validity": "mixdpo.stages.validity",
     "preferences": "mixdpo.stages.preferences",
     "user_preferences": "mixdpo.stages.user_preferences",
-    "reference": "mixdpo.stages.reference",
+    "reference_log_probs": "mixdpo.stages.reference_log_probs",
     "gates": "mixdpo.stages.gates",
     "policies": "mixdpo.stages.policies",
     "evaluations": "mixdpo.stages.evaluations",
-    "verdicts": "mixdpo.stages.judgements",
-    "paper": "mixdpo.paper.tables",
+    "judgements": "mixdpo.stages.judgements",
+    "tables": "mixdpo.paper.tables",
     "figures": "mixdpo.paper.figures",
-    "report": "mixdpo.paper.page",
+    "page": "mixdpo.paper.page",
 }
 """Stage name → module; the function has the name of the stage."""

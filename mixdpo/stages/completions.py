@@ -93,9 +93,9 @@ def complete(
     return frame
 
 
-def completions(out: Path, spec: dict, *, runtime: Runtime, resume: Path, policy: Path, reviews: Path) -> None:
+def completions(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reference: Path, reviews: Path) -> None:
     """Write `completions.parquet`: prompt_id, sample, review_id, domain, token ids and texts of every completion."""
-    tokenizer = AutoTokenizer.from_pretrained(policy / "model")
+    tokenizer = AutoTokenizer.from_pretrained(reference / "model")
     prompts = choose_prompts(reviews, tokenizer, spec)
-    frame = complete(Policy.from_pretrained(policy / "model", runtime), tokenizer, prompts, spec, runtime, resume)
+    frame = complete(Policy.from_pretrained(reference / "model", runtime), tokenizer, prompts, spec, runtime, resume)
     frame.to_parquet(out / "completions.parquet", index=False)

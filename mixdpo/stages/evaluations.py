@@ -12,7 +12,7 @@ from mixdpo.method.language import load_language_model, sequence_log_probs
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
 from mixdpo.stages.completions import choose_prompts, complete
-from mixdpo.stages.reference import log_probs
+from mixdpo.stages.reference_log_probs import log_probs
 from mixdpo.stages.user_preferences import instruction_prompts
 
 
@@ -61,7 +61,7 @@ def evaluations(
         frames.append(frame)
     pd.concat(frames, ignore_index=True).to_parquet(out / "completions.parquet", index=False)
     w = pd.DataFrame(log_w.exp().cpu().numpy()).add_prefix("w")
-    known = [column for column in ("prompt_id", "domain", "user", "taste") if column in prompts]
+    known = [column for column in ("prompt_id", "domain", "user", "style") if column in prompts]
     prompts[known].join(w).to_parquet(out / "weights.parquet", index=False)
 
 

@@ -15,7 +15,7 @@ from mixdpo.method.runtime import Runtime
 from mixdpo.method.weights import Gate
 
 
-def gates(out: Path, spec: dict, *, runtime: Runtime, resume: Path, policy: Path, preferences: Path) -> None:
+def gates(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reference: Path, preferences: Path) -> None:
     """Write `gate.safetensors` (weight (K, d), bias (K,)), `curve.csv` and `accuracy.csv` by split.
 
     Expert k stands for the k-th domain of the experiment, so K is the number of domains.
@@ -23,7 +23,7 @@ def gates(out: Path, spec: dict, *, runtime: Runtime, resume: Path, policy: Path
     prompts = {
         split: labelled_prompts(preferences / f"{split}.parquet", spec["domains"]) for split in ("train", "validation")
     }
-    model = load_language_model(policy / "model", runtime)
+    model = load_language_model(reference / "model", runtime)
     gate = Gate(model.base_model, len(spec["domains"])).to(runtime.device)
     inputs = {
         split: (

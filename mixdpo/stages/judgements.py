@@ -1,4 +1,4 @@
-"""Verdicts: a policy's completions against those of other policies, every pair judged in both orders."""
+"""Judgements: a policy's completions against those of other policies, every pair judged in both orders."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from mixdpo.method.runtime import Runtime
 from mixdpo.provenance.artifact import write_json
 from mixdpo.stages.judges import Comparison, build
 
-PAIR = ["decoding", "opponent", "prompt_id", "user", "taste"]
+PAIR = ["decoding", "opponent", "prompt_id", "user", "style"]
 SCORES = {"win": 1.0, "loss": 0.0, "tie": 0.5, "failed": float("nan")}
 
 
@@ -45,16 +45,16 @@ def pairs_of(policy: Path, opponents: dict[str, Path]) -> pd.DataFrame:
         own = decoded(policy, decoding)
         for opponent, folder in opponents.items():
             other = decoded(folder, "token")
-            same = own[["instruction", "taste"]].sort_index().equals(other[["instruction", "taste"]].sort_index())
+            same = own[["instruction", "style"]].sort_index().equals(other[["instruction", "style"]].sort_index())
             if not same:
                 raise UserError(
-                    f"{folder}: expected completions of the prompts, users and tastes of {policy}, found others; "
+                    f"{folder}: expected completions of the prompts, users and styles of {policy}, found others; "
                     "make both from the same prompts"
                 )
             other = other.loc[own.index]
             columns = {
                 "instruction": own["instruction"],
-                "taste": own["taste"],
+                "style": own["style"],
                 "own": own["completion"],
                 "other": other["completion"],
                 "tokens_difference": own["completion_ids"].str.len() - other["completion_ids"].str.len(),
@@ -63,7 +63,7 @@ def pairs_of(policy: Path, opponents: dict[str, Path]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def verdicts(
+def judgements(
     out: Path,
     spec: dict,
     *,
@@ -72,34 +72,34 @@ def verdicts(
     policy: Path,
     **others: Path,
 ) -> None:
-    """Write `verdicts.parquet`, one row a pair and order, and `counts.json`.
+    """Write `judgements.parquet`, one row a pair and order, and `counts.json`.
 
     `others` are opponents by name, and the files of the judge's model, which `spec` names, as `reward_model/FILE`.
 
     `order` is 1 where the policy's text stood first; choice and score (1, 0, 0.5, NaN) are the policy's: win, loss,
     tie, failed. Equal comparisons are asked, and counted in requests and attempts, once. contradictions is the share,
-    of pairs with both verdicts, of those with one win and one loss.
+    of pairs with both judgements, of those with one win and one loss.
     """
     pairs = pairs_of(policy, {name: path for name, path in others.items() if not name.startswith("reward_model/")})
     table = pairs.loc[pairs.index.repeat(2)].reset_index(drop=True)
     table["order"] = np.tile([0, 1], len(pairs))
     first, second = (np.where(table["order"] == place, table["own"], table["other"]) for place in (1, 0))
     given = build(spec["judge"], runtime.device)(
-        [Comparison(*texts) for texts in zip(table["instruction"], table["taste"], first, second)]
+        [Comparison(*texts) for texts in zip(table["instruction"], table["style"], first, second)]
     )
     choices = [{"first": "win", "second": "loss"}, {"first": "loss", "second": "win"}]
     table["choice"] = [choices[order == 0].get(v.choice, v.choice) for order, v in zip(table["order"], given)]
     table["score"] = table["choice"].map(SCORES)
     for name in ("answer", "attempts", "error"):
-        table[name] = [getattr(verdict, name) for verdict in given]
+        table[name] = [getattr(judgement, name) for judgement in given]
     columns = [*PAIR, "order", "choice", "score", "tokens_difference", "answer", "attempts", "error"]
-    table[columns].to_parquet(out / "verdicts.parquet", index=False)
-    asked = table.assign(first=first, second=second).drop_duplicates(["instruction", "taste", "first", "second"])
+    table[columns].to_parquet(out / "judgements.parquet", index=False)
+    asked = table.assign(first=first, second=second).drop_duplicates(["instruction", "style", "first", "second"])
     both = table["score"].to_numpy().reshape(-1, 2)
     both = both[np.isfinite(both).all(axis=1)]
     counts = {
         "pairs": len(pairs),
-        "verdicts": len(table),
+        "judgements": len(table),
         "failures": int((table["choice"] == "failed").sum()),
         "requests": int((asked["attempts"] > 0).sum()),
         "attempts": int(asked["attempts"].sum()),
@@ -109,7 +109,7 @@ def verdicts(
 
 
 def pair_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a pair of verdicts.parquet: the columns of PAIR, score (mean of the orders that did not fail) and
+    """One row a pair of judgements.parquet: the columns of PAIR, score (mean of the orders that did not fail) and
     tokens_difference; a pair of which both failed is dropped."""
     pairs = table.dropna(subset="score").groupby(PAIR, as_index=False, dropna=False)
     return pairs.agg(score=("score", "mean"), tokens_difference=("tokens_difference", "first"))

@@ -1,6 +1,6 @@
-"""Judges: which of two completions of one instruction is better by one taste, behind one interface.
+"""Judges: which of two completions of one instruction is better by one style, behind one interface.
 
-A judge is built from its section of the configuration and called with a list of comparisons; it gives one verdict for
+A judge is built from its section of the configuration and called with a list of comparisons; it gives one judgement for
 each, in their order. A new judge is one more class that `@judge` registers under its name in lower case:
 
     @judge
@@ -8,7 +8,7 @@ each, in their order. A new judge is one more class that `@judge` registers unde
         "The longer text wins."
         def __init__(self, section, device="cpu"): ...
         def __call__(self, comparisons):
-            return [Verdict("first" if len(c.first) > len(c.second) else "second", "", 0) for c in comparisons]
+            return [Judgement("first" if len(c.first) > len(c.second) else "second", "", 0) for c in comparisons]
 """
 
 import hashlib
@@ -44,13 +44,13 @@ class Comparison:
     """Two completions of an instruction, to be compared by one of ASPECTS."""
 
     instruction: str
-    taste: str
+    style: str
     first: str
     second: str
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """`choice` is first, second, tie or failed; `answer` is the judge's last as it came; `error` says why it failed.
 
     `attempts` counts the requests that were sent for it, in this run or in the run that left it in the cache.
@@ -68,7 +68,7 @@ def judge(kind):
     return kind
 
 
-def build(spec: dict, device: str = "cpu") -> Callable[[Sequence[Comparison]], list[Verdict]]:
+def build(spec: dict, device: str = "cpu") -> Callable[[Sequence[Comparison]], list[Judgement]]:
     """The judge that `spec["kind"]` names, from the section of that name."""
     if spec["kind"] not in JUDGES:
         raise UserError(f"judge.kind: expected one of {', '.join(JUDGES)}, found {spec['kind']}; name one of them")
@@ -88,33 +88,33 @@ class Rating:
             raise UserError(f"judge.rating.scorer: expected one of {known}, found {found}; name one of them")
         self.section, self.device = section, device
 
-    def __call__(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
+    def __call__(self, comparisons: Sequence[Comparison]) -> list[Judgement]:
         texts = list(dict.fromkeys((c.instruction, text) for c in comparisons for text in (c.first, c.second)))
         scores = dict(zip(texts, SCORERS[self.section["scorer"]](texts, self.section, self.device), strict=True))
-        verdicts = []
+        judgements = []
         for c in comparisons:
-            first, second = (float(scores[c.instruction, text][c.taste]) for text in (c.first, c.second))
+            first, second = (float(scores[c.instruction, text][c.style]) for text in (c.first, c.second))
             if not (math.isfinite(first) and math.isfinite(second)):
                 raise UserError(
-                    f"judge.rating: expected finite scores of {c.taste}, found {first} and {second} for "
+                    f"judge.rating: expected finite scores of {c.style}, found {first} and {second} for "
                     f"{c.instruction[:60]!r}; mend the scorer or choose another"
                 )
             choice = "tie" if first == second else "first" if first > second else "second"
-            verdicts.append(Verdict(choice, json.dumps([first, second]), 0))
-        return verdicts
+            judgements.append(Judgement(choice, json.dumps([first, second]), 0))
+        return judgements
 
 
 def embedded_scores(texts: Sequence[tuple[str, str]], section: dict, device: str) -> list[dict[str, float]]:
-    """Scores by taste of (instruction, response) pairs, by the rules of the embedded world."""
+    """Scores by style of (instruction, response) pairs, by the rules of the embedded world."""
     from mixdpo.world.feedback import ratings
 
     return [ratings(*pair) for pair in tqdm(texts, desc="ratings", unit="text", mininterval=10)]
 
 
 def model_scores(texts: Sequence[tuple[str, str]], section: dict, device: str) -> list[dict[str, float]]:
-    """Scores by taste of (instruction, response) pairs: logits of a classifier that names the tastes in id2label.
+    """Scores by style of (instruction, response) pairs: logits of a classifier that names the styles in id2label.
 
-    The score of a classifier with one output counts for every taste. It reads a pair as its tokenizer joins two texts, or
+    The score of a classifier with one output counts for every style. It reads a pair as its tokenizer joins two texts, or
     as a chat where the tokenizer has a template for that; what is too long for it loses its end.
     """
     import torch
@@ -157,7 +157,7 @@ def model_scores(texts: Sequence[tuple[str, str]], section: dict, device: str) -
         with torch.inference_mode():
             logits = model(**batch.to(device)).logits.double().cpu().numpy()
         for i, values in zip(rows, logits):
-            scores[i] = {taste: float(values[column]) for taste, column in columns.items()}
+            scores[i] = {style: float(values[column]) for style, column in columns.items()}
     return scores
 
 
@@ -192,30 +192,30 @@ class LLM:
         self.section, self.url = section, section["endpoint"].rstrip("/") + "/chat/completions"
         self.cache = Path(section["cache"])
 
-    def __call__(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
+    def __call__(self, comparisons: Sequence[Comparison]) -> list[Judgement]:
         requested = [self._request(c) for c in comparisons]
-        verdicts = {request: self._cached(request) for request in dict.fromkeys(requested)}
-        waiting = [request for request, verdict in verdicts.items() if verdict is None]
+        judgements = {request: self._cached(request) for request in dict.fromkeys(requested)}
+        waiting = [request for request, judgement in judgements.items() if judgement is None]
         headers, stop, failed = self._headers() if waiting else {}, Event(), 0
-        allowed, first = self.section["max_failed_share"] * len(verdicts), 2 * self.section["parallel"]
-        first = min(first, len(waiting)) if len(waiting) == len(verdicts) else math.inf
+        allowed, first = self.section["max_failed_share"] * len(judgements), 2 * self.section["parallel"]
+        first = min(first, len(waiting)) if len(waiting) == len(judgements) else math.inf
         pool = ThreadPoolExecutor(self.section["parallel"])
         try:
             asked = {pool.submit(self._ask, request, headers, stop): request for request in waiting}
             done = tqdm(as_completed(asked), total=len(waiting), desc="judge", unit="request", mininterval=2)
             for number, answer in enumerate(done, 1):
-                verdict = verdicts[asked[answer]] = answer.result()
-                failed += verdict.choice == "failed"
+                judgement = judgements[asked[answer]] = answer.result()
+                failed += judgement.choice == "failed"
                 if failed > allowed or failed == number == first:
                     raise UserError(
-                        f"judge.llm: expected answers to all but {allowed:g} of {len(verdicts)} requests to {self.url}, "
-                        f"found {failed} of the first {number} failed, the last with: {verdict.error}; the answers so "
+                        f"judge.llm: expected answers to all but {allowed:g} of {len(judgements)} requests to {self.url}, "
+                        f"found {failed} of the first {number} failed, the last with: {judgement.error}; the answers so "
                         f"far are kept in {self.cache}: mend the judge or raise judge.llm.max_failed_share, run again"
                     )
         finally:
             stop.set()  # no further attempt; answers that are on their way still reach the cache
             pool.shutdown(cancel_futures=True)
-        return [verdicts[request] for request in requested]
+        return [judgements[request] for request in requested]
 
     def _request(self, comparison: Comparison) -> str:
         """The body of the request, in which the template is filled in one pass: other braces stay as they are."""
@@ -240,14 +240,14 @@ class LLM:
         digest = hashlib.sha256(f"{self.url} {request}".encode()).hexdigest()
         return self.cache / f"{digest}.json"
 
-    def _cached(self, request: str) -> Verdict | None:
+    def _cached(self, request: str) -> Judgement | None:
         try:
             kept = json.loads(self._file(request).read_text())
-            return Verdict(WINNERS[kept["winner"]], kept["answers"][-1], kept["attempts"])
+            return Judgement(WINNERS[kept["winner"]], kept["answers"][-1], kept["attempts"])
         except (FileNotFoundError, ValueError, LookupError, TypeError):  # a file that someone spoiled: asked again
             return None
 
-    def _ask(self, request: str, headers: dict, stop: Event) -> Verdict:
+    def _ask(self, request: str, headers: dict, stop: Event) -> Judgement:
         answers = []
 
         def once() -> str:
@@ -265,16 +265,16 @@ class LLM:
             winner = retrying(once)
         except RetryError as failure:
             last = failure.last_attempt
-            return Verdict("failed", answers[-1] if answers else "", last.attempt_number, _line(last.exception()))
+            return Judgement("failed", answers[-1] if answers else "", last.attempt_number, _line(last.exception()))
         except Refused as refusal:
-            return Verdict("failed", "", retrying.statistics["attempt_number"], _line(refusal))
+            return Judgement("failed", "", retrying.statistics["attempt_number"], _line(refusal))
         attempts, file = retrying.statistics["attempt_number"], self._file(request)
         kept = {"request": json.loads(request), "answers": answers, "winner": winner, "attempts": attempts}
         file.parent.mkdir(parents=True, exist_ok=True)
         staged = file.with_suffix(f".{os.getpid()}.tmp")  # another run may share the cache
         staged.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
         durable.replace(staged, file)
-        return Verdict(WINNERS[winner], answers[-1], attempts)
+        return Judgement(WINNERS[winner], answers[-1], attempts)
 
     def _answer(self, request: str, headers: dict) -> str:
         """The text of one answer; `Again` if there is none this time, `Refused` if there will be none to this request,

@@ -24,9 +24,9 @@ def policies(
     *,
     runtime: Runtime,
     resume: Path,
-    policy: Path,
-    preferences: Path,
     reference: Path,
+    preferences: Path,
+    reference_log_probs: Path,
     gate: Path | None = None,
     observe: Callable[[dict[str, float]], None] = lambda row: None,
     **trained: Path,
@@ -38,12 +38,12 @@ def policies(
     `spec["initial_experts"]` names; `observe` is told every row of the curve.
     """
     train, validation = (
-        triplets_of(preferences, reference, split, spec["styles"]) for split in ("train", "validation")
+        triplets_of(preferences, reference_log_probs, split, spec["styles"]) for split in ("train", "validation")
     )
     experts = [expert for name in spec["initial_experts"] for expert in trained_experts(trained, name, runtime)]
     users = sorted({user for _, user in train.contexts}) if spec["user_gate"] else []
     pretrained = load_file(gate / "gate.safetensors") if gate else None
-    built = build(spec, policy / "model", runtime, gate=pretrained, experts=experts, users=users)
+    built = build(spec, reference / "model", runtime, gate=pretrained, experts=experts, users=users)
     objective = PreferenceObjective(built, spec, runtime)
     batches = [train.rows(groups) for groups in training_batches(train.group_lengths, spec)]
     objective.prepare(train, len(batches))
@@ -65,13 +65,15 @@ def policies(
     result = {"triplets": len(validation.chosen), "before": before, "after": after}
     (out / "validation.json").write_text(json.dumps(result, indent=2))
     objective.policy.save_pretrained(out / "model")
-    AutoTokenizer.from_pretrained(policy / "model").save_pretrained(out / "model")
+    AutoTokenizer.from_pretrained(reference / "model").save_pretrained(out / "model")
     (out / "model" / "README.md").write_text(model_card(spec, objective.policy.experts, train.labels, result))
 
 
-def triplets_of(preferences: Path, reference: Path, split: str, styles: Sequence[str] | None) -> Triplets:
+def triplets_of(preferences: Path, reference_log_probs: Path, split: str, styles: Sequence[str] | None) -> Triplets:
     """The triplets of one split, with their log-probabilities under the reference."""
-    return Triplets(*(pd.read_parquet(folder / f"{split}.parquet") for folder in (preferences, reference)), styles)
+    return Triplets(
+        *(pd.read_parquet(folder / f"{split}.parquet") for folder in (preferences, reference_log_probs)), styles
+    )
 
 
 def trained_experts(trained: dict[str, Path], name: str, runtime: Runtime) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""Users whose tastes differ: who they are, what they ask and what they prefer (the poster's multi-user alignment)."""
+"""Users whose styles differ: who they are, what they ask and what they prefer (the poster's multi-user alignment)."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from mixdpo.stages.preferences import compare, style_agreement, write_preference
 
 
 def users_of(spec: dict) -> pd.DataFrame:
-    """One row a user: user, a name that does not tell the taste, and taste; `per_taste` of each of the `tastes`."""
-    tastes = spec["tastes"] * spec["per_taste"]
-    return pd.DataFrame({"user": [f"user-{i:03}" for i in range(len(tastes))], "taste": tastes})
+    """One row a user: user, a name that does not tell the style, and style; `users_per_style` of each of the `styles`."""
+    styles = spec["styles"] * spec["users_per_style"]
+    return pd.DataFrame({"user": [f"user-{i:03}" for i in range(len(styles))], "style": styles})
 
 
 def prompt_ids(instructions: pd.Series, tokenizer: PreTrainedTokenizerBase, spec: dict) -> list[list[int]]:
@@ -25,7 +25,7 @@ def prompt_ids(instructions: pd.Series, tokenizer: PreTrainedTokenizerBase, spec
 
 
 def instruction_prompts(feedback: Path, tokenizer: PreTrainedTokenizerBase, spec: dict) -> pd.DataFrame:
-    """Test instructions, each asked by one user: prompt_id, instruction, domain, user, taste, prompt_ids.
+    """Test instructions, each asked by one user: prompt_id, instruction, domain, user, style, prompt_ids.
 
     Instructions of more than `max_prompt_tokens` are passed over; the users ask equally many, ± 1.
     """
@@ -47,7 +47,7 @@ def instruction_prompts(feedback: Path, tokenizer: PreTrainedTokenizerBase, spec
 
 def rated_responses(feedback: Path, tokenizer: PreTrainedTokenizerBase, spec: dict) -> pd.DataFrame:
     """`responses` training responses of every instruction that has as many, drawn at random, in the columns of the
-    completions stage, one more for each taste: its rating.
+    completions stage, one more for each style: its rating.
 
     Passed over: instructions of more than `max_prompt_tokens`, responses of more than `max_tokens` with end-of-text.
     """
@@ -70,26 +70,26 @@ def rated_responses(feedback: Path, tokenizer: PreTrainedTokenizerBase, spec: di
     return frame.sort_values(["prompt_id", "sample"]).reset_index(drop=True)
 
 
-def user_preferences(out: Path, spec: dict, *, runtime: Runtime, resume: Path, policy: Path, feedback: Path) -> None:
+def user_preferences(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reference: Path, feedback: Path) -> None:
     """Write what the preferences stage writes, with a column user, and `disagreement.csv`.
 
-    A user prefers the response with the higher rating in the user's taste. Every pair is shown to one user of each
-    taste, drawn at random; a tie gives no triplet. With `disagreement_only` a pair counts only if two tastes order it
+    A user prefers the response with the higher rating in the user's style. Every pair is shown to one user of each
+    style, drawn at random; a tie gives no triplet. With `disagreement_only` a pair counts only if two styles order it
     differently, as in Poddar et al. `disagreement.csv` has one row: pairs, disagreeing.
     """
-    tokenizer = AutoTokenizer.from_pretrained(policy / "model")
-    comparisons = compare(rated_responses(feedback, tokenizer, spec), spec["tastes"])
+    tokenizer = AutoTokenizer.from_pretrained(reference / "model")
+    comparisons = compare(rated_responses(feedback, tokenizer, spec), spec["styles"])
     pair = [comparisons["prompt_id"], comparisons["pair"]]
     order = comparisons["swapped"].where(~comparisons["tie"]).astype(float)
     disagree = (order.groupby(pair).transform("nunique") > 1).to_numpy()
-    tastes = len(spec["tastes"])
-    shares = {"pairs": len(comparisons) // tastes, "disagreeing": int(disagree.sum()) // tastes}
+    styles = len(spec["styles"])
+    shares = {"pairs": len(comparisons) // styles, "disagreeing": int(disagree.sum()) // styles}
     pd.DataFrame([shares]).to_csv(out / "disagreement.csv", index=False)
     if spec["disagreement_only"]:
         comparisons = comparisons[disagree].reset_index(drop=True)
     rng, users = np.random.default_rng(spec["seed"]), users_of(spec)
-    drawn = rng.integers(spec["per_taste"], size=len(comparisons))
-    by_taste = users.groupby("taste")["user"].agg(list)
-    comparisons["user"] = [by_taste[taste][i] for taste, i in zip(comparisons["style"], drawn, strict=True)]
+    drawn = rng.integers(spec["users_per_style"], size=len(comparisons))
+    by_style = users.groupby("style")["user"].agg(list)
+    comparisons["user"] = [by_style[style][i] for style, i in zip(comparisons["style"], drawn, strict=True)]
     write_preferences(out, comparisons, spec, feedback)
     style_agreement(comparisons).to_csv(out / "agreement.csv", index=False)

@@ -20,7 +20,7 @@ from mixdpo.run.config import (
 )
 from mixdpo.errors import UserError
 from mixdpo.provenance.fingerprint import fingerprint
-from mixdpo.run.graph import PUBLISHED, records, report_inputs, results, table_inputs, targets
+from mixdpo.run.graph import PUBLISHED, records, page_inputs, results, table_inputs, targets
 from mixdpo.run.stages import STAGES
 
 try:
@@ -89,7 +89,7 @@ def model_of(wildcards):
 
 def training_inputs(wildcards):
     """What a policy is trained from; a gate only where the method has one."""
-    stages = {"policy": "sft", "preferences": "preferences", "reference": "reference"}
+    stages = {"reference": "sft", "preferences": "preferences", "reference_log_probs": "reference_log_probs"}
     if is_gated(config, wildcards.method):
         stages["gate"] = "gates"
     inputs = {name: f"{RESULTS}/{stage}/{wildcards.experiment}/manifest.json" for name, stage in stages.items()}
@@ -112,7 +112,7 @@ def base_of(wildcards):
 def preference_inputs(wildcards):
     """What preferences are made from: scored completions, or rated responses in the tokens of the reference policy."""
     if has_users(config, wildcards.experiment):
-        return {"policy": f"{RESULTS}/sft/{wildcards.experiment}/manifest.json", "feedback": corpus_of(wildcards)}
+        return {"reference": f"{RESULTS}/sft/{wildcards.experiment}/manifest.json", "feedback": corpus_of(wildcards)}
     stages = ("completions", "rewards")
     return {stage: f"{RESULTS}/{stage}/{wildcards.experiment}/manifest.json" for stage in stages}
 
@@ -128,7 +128,7 @@ def evaluation_inputs(wildcards):
     return {"policy": model_of(wildcards), "reference": reference, corpus: corpus_of(wildcards)}
 
 
-def verdict_inputs(wildcards):
+def judgement_inputs(wildcards):
     """Completions of a policy and of its opponents, which are judged with its own training seed."""
     folder = f"{RESULTS}/evaluations/{wildcards.experiment}"
     seed = wildcards.policy.partition("/")[2]

@@ -1,5 +1,5 @@
 # Print a table: ours beside the published values.
-rule paper:
+rule tables:
     input:
         unpack(lambda wildcards: table_inputs(config, TABLES, wildcards.table)),
     output:
@@ -14,9 +14,9 @@ rule paper:
         md=f"paper_tables/{config['run']}/{{table}}.md",
         tex=f"paper_tables/{config['run']}/{{table}}.tex",
     log:
-        f"logs/{config['run']}/paper/{{table}}.log",
+        f"logs/{config['run']}/tables/{{table}}.log",
     benchmark:
-        f"{RESULTS}/runs/paper--{{table}}.tsv"
+        f"{RESULTS}/runs/tables--{{table}}.tsv"
     conda:
         "../../envs/mixdpo.yaml"
     threads: 1
@@ -24,12 +24,12 @@ rule paper:
         device="cpu",
         precision=PRECISION,
     params:
-        spec=spec_of("paper"),
-        code=code_of("paper"),
+        spec=spec_of("tables"),
+        code=code_of("tables"),
         facts=f"{RESULTS}/runs",
         inputs=named_with_records,
     shell:
-        f"python -m mixdpo paper{MANIFEST_COMMAND}"
+        f"python -m mixdpo tables{MANIFEST_COMMAND}"
 
 
 # Draw a figure, with the numbers behind it.

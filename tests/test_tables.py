@@ -16,8 +16,8 @@ from mixdpo.paper.tables import (
     compute_table,
     gates_table,
     nested,
-    paper,
     rewards_table,
+    tables,
     validity_table,
 )
 
@@ -194,7 +194,7 @@ def test_validity_table_prints_the_bar(tmp_path):
 def test_files_are_legible(tmp_path, artifacts, runtime):
     published = tmp_path / "joy.yaml"
     published.write_text(yaml.safe_dump(TABLE | {"kind": "alignment", "title": "T", "where": "ours"}))
-    paper(tmp_path, {"table": "joy"}, runtime=runtime, resume=tmp_path, published=published, **artifacts)
+    tables(tmp_path, {"table": "joy"}, runtime=runtime, resume=tmp_path, published=published, **artifacts)
     assert (tmp_path / "joy.md").read_text().startswith("**T** (ours)")
     tex = (tmp_path / "joy.tex").read_text()
     assert not set("πσ±‖≥–") & set(tex.partition("\n")[2]) and r"$\pm$" in tex
@@ -208,7 +208,7 @@ def test_a_table_made_again_reads_its_files_anew(tmp_path, artifacts, runtime):
     for more in (0.0, 10.0):
         frame = pd.read_parquet(scores)
         frame.assign(joy=frame["joy"] + more).to_parquet(scores)
-        paper(tmp_path, {"table": "joy"}, runtime=runtime, resume=tmp_path, published=published, **artifacts)
+        tables(tmp_path, {"table": "joy"}, runtime=runtime, resume=tmp_path, published=published, **artifacts)
         printed.append((tmp_path / "joy.csv").read_text())
     assert printed[0] != printed[1]
 

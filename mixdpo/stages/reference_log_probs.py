@@ -38,9 +38,11 @@ def log_probs(
     return np.array([values[row] for row in rows])
 
 
-def reference(out: Path, spec: dict, *, runtime: Runtime, resume: Path, policy: Path, preferences: Path) -> None:
+def reference_log_probs(
+    out: Path, spec: dict, *, runtime: Runtime, resume: Path, reference: Path, preferences: Path
+) -> None:
     """Write `train.parquet` and `validation.parquet`, row by row beside the preferences: chosen, rejected."""
-    model = load_language_model(policy / "model", runtime)
+    model = load_language_model(reference / "model", runtime)
     for split in ("train", "validation"):
         frame = pd.read_parquet(preferences / f"{split}.parquet")
         prompts, n = frame["prompt_ids"].tolist(), len(frame)

@@ -1,7 +1,7 @@
 # Set the page of the run: tables, figures, claims, samples and the chain of artifacts behind them.
-rule report:
+rule page:
     input:
-        **report_inputs(config, TABLES),
+        **page_inputs(config, TABLES),
     output:
         manifest=f"paper_tables/{config['run']}/index.manifest.json",
         html=report(
@@ -11,9 +11,9 @@ rule report:
             labels={"page": "the whole run on one page"},
         ),
     log:
-        f"logs/{config['run']}/report.log",
+        f"logs/{config['run']}/page.log",
     benchmark:
-        f"{RESULTS}/runs/report.tsv"
+        f"{RESULTS}/runs/page.tsv"
     conda:
         "../../envs/mixdpo.yaml"
     threads: 1
@@ -21,9 +21,9 @@ rule report:
         device="cpu",
         precision=PRECISION,
     params:
-        spec=spec_of("report"),
-        code=code_of("report"),
+        spec=spec_of("page"),
+        code=code_of("page"),
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        f"python -m mixdpo report{MANIFEST_COMMAND}"
+        f"python -m mixdpo page{MANIFEST_COMMAND}"

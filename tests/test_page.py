@@ -12,11 +12,11 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from mixdpo.paper.page import describe, draw, grid, interval, markdown, number, report, signed
-from mixdpo.paper.tables import paper
+from mixdpo.paper.page import describe, draw, grid, interval, markdown, number, signed
+from mixdpo.paper.page import page as make_page
 from mixdpo.provenance.artifact import publish, write_json
 from mixdpo.run.config import configuration, method_of, published, spec
-from mixdpo.run.graph import job, report_inputs, table_inputs
+from mixdpo.run.graph import job, page_inputs, table_inputs
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = '</script><b id="hostile">bold</b> & "quoted" <img src=x onerror=alert(1)>'
@@ -171,9 +171,9 @@ def made_page() -> Path:
             if name == "figure2":
                 matplotlib.image.imsave(out / "figure2.png", np.zeros((4, 8)))
             else:
-                paper(out, {"table": name}, runtime=None, resume=out, **folders)
+                print_table(out, {"table": name}, runtime=None, resume=out, **folders)
 
-        artifact(manifest, "figures" if name == "figure2" else "paper", {"table": name}, list(named.values()), printed)
+        artifact(manifest, "figures" if name == "figure2" else "tables", {"table": name}, list(named.values()), printed)
     return rendered(config, tables, Path("page"))
 
 
@@ -189,10 +189,10 @@ def sides(i: int) -> dict[str, tuple[str, str]]:
 
 
 def rendered(config: dict, tables: dict, out: Path) -> Path:
-    inputs = {name: Path(path) for name, path in report_inputs(config, tables).items()}
+    inputs = {name: Path(path) for name, path in page_inputs(config, tables).items()}
     folders = {name: path.parent if path.name == "manifest.json" else path for name, path in inputs.items()}
     out.mkdir()
-    report(out, spec(config, "report"), runtime=None, resume=out, **folders)
+    make_page(out, spec(config, "page"), runtime=None, resume=out, **folders)
     return (out / "index.html").absolute()
 
 
@@ -301,9 +301,9 @@ def test_a_run_without_claims_or_figures_has_a_page(page):
 
 def test_spec_follows_the_configuration():
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
-    before = spec(config, "report")
-    config["report"]["prompts"] += 1
-    assert spec(config, "report") == before | {"prompts": before["prompts"] + 1}
+    before = spec(config, "page")
+    config["page"]["prompts"] += 1
+    assert spec(config, "page") == before | {"prompts": before["prompts"] + 1}
 
 
 def test_prompts_are_drawn_evenly_from_the_domains():
