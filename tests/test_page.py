@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from mixdpo.paper.page import describe, draw, grid, interval, markdown, number, signed
 from mixdpo.paper.page import page as make_page
+from mixdpo.paper.tables import tables as print_table
 from mixdpo.provenance.artifact import publish, write_json
 from mixdpo.run.config import configuration, method_of, published, spec
 from mixdpo.run.graph import job, page_inputs, table_inputs
