@@ -1,11 +1,18 @@
 """Every table of "Mix- and MoE-DPO", from raw reviews to print."""
 
+from pathlib import Path
+
 from snakemake.utils import min_version
 
 min_version("9.27")
 
 
 configfile: "config.yaml"
+
+
+for methods in sorted(Path("config/methods").glob("*.yaml")):
+
+    configfile: methods
 
 
 report: "workflow/report/workflow.rst"

@@ -3,10 +3,8 @@
 import copy
 import difflib
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,21 +20,8 @@ from mixdpo.run.settings import completed
 from mixdpo.run.yaml import read, shipped
 
 ROOT = Path(__file__).parent.parent
-
-
-def in_place() -> Path:
-    """A folder where files in the new keys, *.yaml.new until the code reads them, have their names."""
-    folder = Path(tempfile.mkdtemp())
-    shutil.copytree(ROOT / "config/methods", folder / "config/methods")
-    (folder / "tests").mkdir()
-    for name in ["config.yaml", *OVERLAYS]:
-        shutil.copy(ROOT / f"{name}.new", folder / name)
-    return folder
-
-
 OVERLAYS = ["config/paper.yaml", "config/reviews.yaml", "tests/tiny.yaml"]
-FILES = in_place()
-SHIPPED = shipped(FILES)
+SHIPPED = shipped(ROOT)
 DEFAULT = completed(SHIPPED)
 METHODS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "config/methods").glob("*.yaml"))
 HEADS = {"experts": {"heads": 3}}
@@ -157,8 +142,8 @@ def test_what_does_not_go_together_is_refused(changes, words):
 @pytest.mark.parametrize("path", ["", *OVERLAYS])
 def test_completing_fills_in_everything_and_then_changes_nothing(path):
     config = copy.deepcopy(SHIPPED)
-    update_config(config, read(FILES / path) if path else {})
-    assert config == merged(SHIPPED, read(FILES / path) if path else {}), "files are merged as Snakemake merges them"
+    update_config(config, read(ROOT / path) if path else {})
+    assert config == merged(SHIPPED, read(ROOT / path) if path else {}), "files are merged as Snakemake merges them"
     whole = completed(config)
     assert completed(whole) == whole == json.loads(json.dumps(whole, allow_nan=False))
     for method in whole["policies"]["methods"].values():
@@ -365,8 +350,8 @@ def test_editors_accept_the_files_that_are_shipped_and_no_unknown_key():
     Draft202012Validator.check_schema(schema)
     validator = Draft202012Validator(schema)
     for path in ["config.yaml", *METHODS, *OVERLAYS]:
-        assert not list(validator.iter_errors(json.loads(json.dumps(read(FILES / path))))), path
-        target = (FILES / path).read_text().splitlines()[0].partition("$schema=")[2]
+        assert not list(validator.iter_errors(json.loads(json.dumps(read(ROOT / path))))), path
+        target = (ROOT / path).read_text().splitlines()[0].partition("$schema=")[2]
         assert ((ROOT / path).parent / target).resolve() == ROOT / "mixdpo/run/config.schema.json"
     for wrong in {"sft": {"epoch": 1}}, {"policies": {"methods": {"mine": {"weights": {"sees": "all"}}}}}:
         assert list(validator.iter_errors(wrong)), wrong

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from mixdpo.errors import UserError
 from mixdpo.method.runtime import Runtime
+from mixdpo.method.settings import Optimiser
 from mixdpo.provenance import durable
 
 SAVING_SHARE = 0.03  # of the training time may go into resume state
@@ -42,9 +44,15 @@ def learning_rate_factor(step: int, steps: int, warmup: float, schedule: str) ->
     return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[schedule]
 
 
-def training_batches(lengths: Sequence[int], spec: dict) -> list[np.ndarray]:
-    """The batches of all epochs; `spec` holds epochs, batch_size and seed."""
-    return [b for e in range(spec["epochs"]) for b in epoch_batches(lengths, spec["batch_size"], spec["seed"], e)]
+def training_batches(lengths: Sequence[int], *, epochs: int, batch_size: int, seed: int) -> list[np.ndarray]:
+    """The batches of all epochs."""
+    return [batch for epoch in range(epochs) for batch in epoch_batches(lengths, batch_size, seed, epoch)]
+
+
+def optimiser_of(spec: Mapping[str, Any]) -> Optimiser:
+    """The optimiser of a stage whose settings lie flat in its spec, epochs and seed left to the stage."""
+    names = ("batch_size", "learning_rate", "warmup", "schedule", "weight_decay", "max_grad_norm")
+    return Optimiser(**{name: spec[name] for name in names})
 
 
 def fit(
@@ -52,7 +60,8 @@ def fit(
     batches: Sequence[np.ndarray],
     loss: Callable[[np.ndarray], tuple[Tensor, dict[str, float]]],
     *,
-    spec: dict,
+    optimiser: Optimiser,
+    seed: int,
     runtime: Runtime,
     resume: Path,
     learning_rates: Callable[[str], float] | None = None,
@@ -61,51 +70,50 @@ def fit(
 ) -> pd.DataFrame:
     """Train `model` in place, one optimiser step a batch, and return its curve, one row per step.
 
-    `loss` maps a batch, indices of rows, to a scalar and to what the curve shows beside it; a scalar without a graph
-    says that its gradients are already there. `after_step` is called when the optimiser has moved, and `observe` with
-    the row of the curve, again after a kill for steps since the last save. `spec` holds learning_rate, warmup (share of the steps), schedule, weight_decay,
-    max_grad_norm and seed; `learning_rates` may give each parameter, by name, its own peak. Parameters that
-    require no gradient, or get none, stay as they are. State goes to `resume` as often as SAVING_SHARE allows;
-    killed at any moment, the next call continues from there and ends with the same weights. Raises `UserError`
-    when the loss is not finite.
+    `loss` maps a batch, indices of rows, to a scalar and to what the curve shows beside it; if the scalar has no
+    grad_fn, `loss` has already called backward(). `after_step` is called when the optimiser has moved, and `observe`
+    with the row of the curve, again after a kill for steps since the last save. `learning_rates` may give each
+    parameter, by name, a peak of its own in place of the optimiser's. Parameters that require no gradient, or get none,
+    stay as they are. State goes to `resume` as often as SAVING_SHARE allows; killed at any moment, the next call
+    continues from there and ends with the same weights. Raises `UserError` when the loss is not finite.
     """
-    peak = learning_rates or (lambda name: spec["learning_rate"])
+    peak = learning_rates or (lambda name: optimiser.learning_rate)
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     rates = sorted({peak(name) for name, _ in trained})
     groups = [{"params": [p for name, p in trained if peak(name) == rate], "peak": rate} for rate in rates]
-    optimizer = torch.optim.AdamW(groups, weight_decay=spec["weight_decay"], fused=True)
+    adamw = torch.optim.AdamW(groups, weight_decay=optimiser.weight_decay, fused=True)
     state_file, first, rows = resume / "training.pt", 0, []
     if state_file.exists():
         state = torch.load(state_file, map_location=runtime.device, weights_only=True)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        adamw.load_state_dict(state["optimizer"])
         first, rows = state["step"], state["rows"]
     saved_at, cost = time.monotonic(), 0.0
     progress = tqdm(range(first, len(batches)), initial=first, total=len(batches), mininterval=2, unit="step")
     for step in progress:
-        torch.manual_seed(spec["seed"] * 1_000_003 + step)
-        factor = learning_rate_factor(step, len(batches), spec["warmup"], spec["schedule"])
-        for group in optimizer.param_groups:
+        torch.manual_seed(seed * 1_000_003 + step)
+        factor = learning_rate_factor(step, len(batches), optimiser.warmup, optimiser.schedule)
+        for group in adamw.param_groups:
             group["lr"] = group["peak"] * factor
         with runtime.autocast():
             value, shown = loss(batches[step])
         if value.requires_grad:
             value.backward()
-        norm = nn.utils.clip_grad_norm_((p for _, p in trained), spec["max_grad_norm"])
+        norm = nn.utils.clip_grad_norm_((p for _, p in trained), optimiser.max_grad_norm)
         if not torch.isfinite(value + norm):
             raise UserError(
                 f"training step {step}: expected a finite loss, found {value.item()} (gradient norm {norm.item()}); "
                 "lower learning_rate or set runtime.precision to fp32"
             )
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        adamw.step()
+        adamw.zero_grad(set_to_none=True)
         after_step()
         rows.append({"step": step, "loss": value.item(), **shown, "gradient_norm": norm.item(), "rate": factor})
         observe(rows[-1])
         progress.set_postfix(loss=f"{rows[-1]['loss']:.4f}", refresh=False)
         if time.monotonic() - saved_at > cost / SAVING_SHARE:
             started = time.monotonic()
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "rows": rows}
+            state = {"model": model.state_dict(), "optimizer": adamw.state_dict(), "step": step + 1, "rows": rows}
             durable.write(state_file, lambda path, state=state: torch.save(state, path))
             saved_at, cost = time.monotonic(), time.monotonic() - started
     return pd.DataFrame(rows)

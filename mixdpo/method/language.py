@@ -14,6 +14,7 @@ from transformers.activations import NewGELUActivation
 
 from mixdpo.method.fit import fit, training_batches
 from mixdpo.method.runtime import Runtime
+from mixdpo.method.settings import Optimiser
 
 HEAD_ROWS = 256  # positions whose softmax is in memory at one time
 
@@ -142,7 +143,14 @@ def _batch(rows: Sequence[Sequence[int]], runtime: Runtime) -> TokenBatch:
 
 
 def train_language_model(
-    model: PreTrainedModel, rows: list[list[int]], spec: dict, runtime: Runtime, resume: Path
+    model: PreTrainedModel,
+    rows: list[list[int]],
+    *,
+    epochs: int,
+    optimiser: Optimiser,
+    seed: int,
+    runtime: Runtime,
+    resume: Path,
 ) -> pd.DataFrame:
     """Minimise the mean negative log-likelihood per token of `rows`; returns the curve of `fit`."""
 
@@ -150,8 +158,8 @@ def train_language_model(
         tokens = _batch([rows[i] for i in batch], runtime)
         return -token_log_probs(model, tokens).sum() / tokens.mask.sum(), {}
 
-    batches = training_batches([len(r) for r in rows], spec)
-    return fit(model, batches, loss, spec=spec, runtime=runtime, resume=resume)
+    batches = training_batches([len(r) for r in rows], epochs=epochs, batch_size=optimiser.batch_size, seed=seed)
+    return fit(model, batches, loss, optimiser=optimiser, seed=seed, runtime=runtime, resume=resume)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Algorithm 1 on preference triplets, for any number of experts. Baseline DPO is the case of one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from mixdpo.method.losses import (
 )
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
+from mixdpo.method.settings import Method
 from mixdpo.method.weights import GlobalWeights
 
 
@@ -87,32 +89,26 @@ class PreferenceObjective(nn.Module):
     One step moves them little, so both M-steps share one E-step, and a minibatch one forward pass.
     """
 
-    def __init__(self, policy: Policy, spec: dict, runtime: Runtime):
+    def __init__(self, policy: Policy, method: Method, runtime: Runtime):
         super().__init__()
-        self.policy, self.spec, self.runtime = policy, spec, runtime
+        self.policy, self.method, self.runtime = policy, method, runtime
         self.hidden: dict[int, Tensor] = {}  # text → states of a frozen encoder
         self.q: Tensor | None = None  # of the last minibatch
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def prepare(self, triplets: Triplets, steps: int) -> None:
         """Before `steps` of training: what the weights see, room for rewards, and a frozen encoder's states."""
-        experts, device = self.policy.experts, self.runtime.device
+        experts, how, device = self.policy.experts, self.method.experts, self.runtime.device
         self.steps, self.features = steps, self.context_features(triplets)
-        if self.spec["reward_update"] == "partition":
+        if self.method.reward_update == "partition":
             self.register_buffer("rewards", torch.full((len(triplets.chosen), experts, 2), torch.nan, device=device))
-        frozen = self.spec["encoder"] == "frozen" or not self.spec["learn_experts"]
-        if frozen and experts == len(self.policy.heads):
+        if (how.encoder == "frozen" or not how.learn) and experts == len(self.policy.heads):
             self.hidden = self.states(triplets)
 
     def context_features(self, triplets: Triplets) -> Tensor:
         """What the weights see of each context."""
         prompts, users = zip(*triplets.contexts, strict=True)
         return self.policy.weights.features(prompts, users)
-
-    def settings(self) -> dict:
-        """The method's keys at this step: the phase of appendix E.1 that it lies in changes some."""
-        share = self.step.item() / self.steps
-        return self.spec | next((phase for phase in self.spec["phases"] if share < phase["until"]), {})
 
     @torch.no_grad()
     def states(self, triplets: Triplets) -> dict[int, Tensor]:
@@ -136,10 +132,11 @@ class PreferenceObjective(nn.Module):
     def loss(self, triplets: Triplets, rows: np.ndarray) -> tuple[Tensor, dict[str, float]]:
         """The scalar to minimise and the curve's figures: those of `em_step`, the weights and responsibilities.
 
-        With `accumulate` parts, each goes through the policy by itself: its gradients wait, its activations do not.
+        With `accumulate` parts, each goes through the policy by itself: gradients accumulate, and activations are freed
+        after each part.
         """
         pairs = triplets.pair[rows]
-        parts = np.array_split(pd.unique(pairs), min(self.spec["accumulate"], len(np.unique(pairs))))
+        parts = np.array_split(pd.unique(pairs), min(self.method.optimiser.accumulate, len(np.unique(pairs))))
         parts = [rows[np.isin(pairs, part)] for part in parts]
         done = [self.part_loss(triplets, part, len(part) / len(rows)) for part in parts]
         values, q, log_w, shown = zip(*done, strict=True)
@@ -162,8 +159,9 @@ class PreferenceObjective(nn.Module):
         """
         log_probs = self.log_probs(triplets, rows, self.hidden)
         log_w = self.policy.weights(self.features[triplets.context[rows]])  # (B, K)
-        previous = self.rewards[rows] if self.spec["reward_update"] == "partition" else None
-        value, q, r, shown = self.em_step(log_probs, triplets.reference[rows], log_w, previous, self.settings())
+        previous = self.rewards[rows] if self.method.reward_update == "partition" else None
+        method = self.method.at(self.step.item() / self.steps)
+        value, q, r, shown = self.em_step(log_probs, triplets.reference[rows], log_w, previous, method)
         if previous is not None:
             self.rewards[rows] = r
         value = value * share
@@ -174,7 +172,7 @@ class PreferenceObjective(nn.Module):
         return value, q, log_w.detach(), {name: figure * share for name, figure in shown.items()}
 
     def em_step(
-        self, log_probs: Tensor, reference: np.ndarray, log_w: Tensor, previous: Tensor | None, settings: dict
+        self, log_probs: Tensor, reference: np.ndarray, log_w: Tensor, previous: Tensor | None, method: Method
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
         """E-step and the losses of experts and gate, or their relaxation: the loss, q (B, K), r (B, K, 2) and figures.
 
@@ -183,28 +181,36 @@ class PreferenceObjective(nn.Module):
         β (log_ratio⁺ − log_ratio⁻) and of −log_ratio: where both completions were sampled from the reference, kl estimates
         KL(π_ref ‖ π_k) over untied pairs, in nats.
         """
-        beta, relaxation = settings["beta"], settings["relaxation"]
+        beta, posterior = method.beta, method.posterior
         reference = torch.from_numpy(reference).to(log_probs.device)[:, None]  # (B, 1, 2)
         log_ratio = log_probs - reference
         with torch.no_grad():
             prior, ratio = log_w.detach(), log_ratio.detach()
             if previous is not None:
                 previous = torch.where(previous.isnan(), beta * ratio, previous)
-            r, log_q_r = reward_update(settings["reward_update"], ratio, reference, prior, beta, previous)
-            q = responsibilities(prior, log_bradley_terry(r), **settings["responsibilities"])
+            r, log_q_r = reward_update(method.reward_update, ratio, reference, prior, beta, previous)
+            q = responsibilities(
+                prior,
+                log_bradley_terry(r),
+                entropy=posterior.entropy,
+                confidence=posterior.confidence,
+                kl_uniform=posterior.kl_uniform,
+                kl_w=posterior.kl_w,
+            )
             log_likelihood = log_mbt_likelihood(prior, r)
-        if relaxation["logits"] == "none":
+        if posterior.relaxation is None:
             loss = expert_loss(log_ratio, q, log_q_r, beta).sum(dim=1)
             if log_w.requires_grad:
                 loss = loss + gate_loss(log_w, q)
         else:
-            start, end = relaxation["temperature"]
+            relaxation = posterior.relaxation
+            start, end = relaxation.temperature
             temperature = start * (end / start) ** (self.step.item() / self.steps)
             utility = log_bradley_terry(beta * log_ratio + log_q_r)
-            how = {"logits": relaxation["logits"], "samples": relaxation["samples"], "temperature": temperature}
+            how = {"logits": relaxation.logits, "samples": relaxation.samples, "temperature": temperature}
             loss, q = relaxed_loss(log_w, utility, **how)
-        if log_w.requires_grad and settings["kl_w_global"]:
-            loss = loss + settings["kl_w_global"] * kl_to_uniform(log_w)
+        if log_w.requires_grad and method.weights.kl_uniform:  # a gradient reaches the weights of a gate alone
+            loss = loss + method.weights.kl_uniform * kl_to_uniform(log_w)
         return (
             loss.mean(),
             q,
@@ -221,7 +227,7 @@ class PreferenceObjective(nn.Module):
     def after_step(self) -> None:
         """The weights' M-step in closed form; a gate has moved with the optimiser."""
         self.step += 1
-        if isinstance(self.policy.weights, GlobalWeights) and self.spec["learn_weights"]:
+        if isinstance(self.policy.weights, GlobalWeights) and self.method.weights.learn:
             with torch.no_grad():
                 self.policy.weights.log_w.copy_(mixture_weights(self.q))
 
@@ -229,18 +235,18 @@ class PreferenceObjective(nn.Module):
     def evaluate(self, triplets: Triplets) -> tuple[dict[str, float], pd.DataFrame]:
         """The curve's figures as means over all triplets, and their labels with q0 to qK−1 and margin0 to marginK−1.
 
-        By the E-step and losses of Algorithm 1 with the method's own keys, whatever its phases or relaxation.
+        By the E-step and losses of Algorithm 1 with the method's own settings, whatever its phases or relaxation.
         """
         features, columns, shown = self.context_features(triplets), [], []
-        settings = self.spec | {"relaxation": {"logits": "none"}}
-        batches = triplets.batches(self.spec["batch_size"])
+        method = replace(self.method, posterior=replace(self.method.posterior, relaxation=None))
+        batches = triplets.batches(method.optimiser.batch_size)
         for rows in batches:
             with self.runtime.autocast():
                 log_probs = self.log_probs(triplets, rows, {})
             log_w = self.policy.weights(features[triplets.context[rows]])
-            loss, q, _, figures = self.em_step(log_probs, triplets.reference[rows], log_w, None, settings)
+            loss, q, _, figures = self.em_step(log_probs, triplets.reference[rows], log_w, None, method)
             ratio = log_probs - torch.from_numpy(triplets.reference[rows]).to(log_probs.device)[:, None]
-            columns.append(torch.cat([q, settings["beta"] * (ratio[..., 0] - ratio[..., 1])], dim=1).cpu().numpy())
+            columns.append(torch.cat([q, method.beta * (ratio[..., 0] - ratio[..., 1])], dim=1).cpu().numpy())
             shown.append({"loss": loss.item(), **figures})
         weights = [len(rows) for rows in batches]
         means = {name: float(np.average([row[name] for row in shown], weights=weights)) for name in shown[0]}

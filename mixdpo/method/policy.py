@@ -20,7 +20,7 @@ from mixdpo.errors import UserError
 from mixdpo.method.decoding import Decoder, draw, sample
 from mixdpo.method.language import TokenBatch, fuse_gelu, head_log_probs, hidden_states, load_language_model
 from mixdpo.method.runtime import Runtime
-from mixdpo.method.weights import Gate, GlobalWeights, rows_by
+from mixdpo.method.weights import GateWeights, GlobalWeights, rows_by
 
 
 class Policy(nn.Module):
@@ -36,7 +36,7 @@ class Policy(nn.Module):
         encoder: PreTrainedModel | None,
         heads: Sequence[nn.Linear],
         independent: Sequence[PreTrainedModel],
-        weights: GlobalWeights | Gate,
+        weights: GlobalWeights | GateWeights,
         adapted: PeftModel | None = None,
     ):
         super().__init__()
@@ -58,9 +58,7 @@ class Policy(nn.Module):
         """K = shared_heads + independent_models + adapters exact copies of `model`; weights 1/K unless given."""
         experts = shared_heads + independent_models + adapters
         if experts < 1:
-            raise UserError(
-                "shared_heads + independent_models + adapters: expected at least 1 expert, found 0; raise one of them"
-            )
+            raise UserError("heads + models + adapters: expected at least 1 expert, found 0; raise one of them")
         heads = [_untied_head(model) for _ in range(shared_heads)]
         encoder = copy.deepcopy(model.base_model) if shared_heads else None
         independent = [copy.deepcopy(model) for _ in range(independent_models)]
@@ -274,7 +272,7 @@ class Policy(nn.Module):
             plain = {n.replace(".base_layer", ""): t.clone() for n, t in state.items() if ".lora_" not in n}
             self.adapted.get_base_model().save_pretrained(folder / "adapted", state_dict=plain)
             self.adapted.save_pretrained(folder / "adapters")
-        if isinstance(self.weights, Gate):
+        if isinstance(self.weights, GateWeights):
             self.weights.encoder.save_pretrained(folder / "gate_encoder")
             tensors |= {"gate.weight": self.weights.linear.weight, "gate.bias": self.weights.linear.bias}
         else:
@@ -317,7 +315,9 @@ class Policy(nn.Module):
             else:
                 adapted.load_adapter(folder / "adapters" / name, adapter_name=name)
         if shape["weights"] == "gate":
-            weights = Gate(AutoModel.from_pretrained(folder / "gate_encoder", **options), experts, shape["users"])
+            weights = GateWeights(
+                AutoModel.from_pretrained(folder / "gate_encoder", **options), experts, shape["users"]
+            )
             _filled(weights.linear, tensors, {"weight": "gate.weight", "bias": "gate.bias"}, folder)
         else:
             weights = _filled(GlobalWeights(experts), tensors, {"log_w": "log_w"}, folder)
@@ -328,7 +328,7 @@ def _untied_head(model: PreTrainedModel) -> nn.Linear:
     """A copy of the model's output layer with parameters of its own: GPT-2 ties it to the input embedding."""
     layer = model.get_output_embeddings()
     if getattr(layer, "bias", None) is not None:
-        raise UserError("shared_heads: expected an output layer without bias, found one; use independent_models")
+        raise UserError("experts.heads: expected an output layer without bias, found one; use models or adapters")
     head = nn.Linear(layer.in_features, layer.out_features, bias=False, device=layer.weight.device)
     head.weight.data.copy_(layer.weight)
     return head

@@ -27,7 +27,7 @@ class GlobalWeights(nn.Module):
         return self.log_w.detach().expand(len(features), -1)
 
 
-class Gate(nn.Module):
+class GateWeights(nn.Module):
     """MoE-DPO: w(x, u) = softmax(Wx + V_u + b), x the mean of the frozen reference encoder's states over the prompt.
 
     V_u is a row of weights for each user that the gate knows; without users it is the w(x) of section 4.2.

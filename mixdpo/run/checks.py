@@ -1,11 +1,8 @@
 """Checks of the configuration, and of the published tables against it: every fault is one line."""
 
 import ast
-import difflib
+from dataclasses import fields
 from pathlib import Path
-
-import yaml
-from jsonschema import Draft202012Validator, ValidationError
 
 from mixdpo.errors import UserError
 from mixdpo.run.config import (
@@ -20,6 +17,7 @@ from mixdpo.run.config import (
     present,
     reward_model_files,
 )
+from mixdpo.run.judge import Judge
 
 RESERVED = (
     "gate",
@@ -34,109 +32,72 @@ RESERVED = (
     "spec",
 )
 """Names that no method may have: a stage takes policies by the names of their methods, beside arguments of its own."""
-SCHEMA = Path(__file__).parents[2] / "workflow/schemas/config.schema.yaml"
+JUDGE_KEYS = {field.name for field in fields(Judge)}
+"""Keys of the section judge; others are sections of judges of one's own."""
 
 
 def validate(config: dict) -> None:
-    """Raise `UserError`, one line for the first fault: the key, what was expected, what was found."""
-    validator = Draft202012Validator(yaml.safe_load(SCHEMA.read_text()))
-    faults = sorted(validator.iter_errors(config), key=lambda e: (e.validator != "additionalProperties", str(e.path)))
-    for fault in faults:
-        raise UserError(one_line(fault))
-    _check_relations(config)
+    """What the settings cannot say of a complete configuration: sections that must fit each other, files that must exist.
 
-
-def one_line(fault: ValidationError) -> str:
-    key = ".".join(str(part) for part in fault.absolute_path) or "config"
-    if fault.validator == "additionalProperties":
-        known = sorted(fault.schema.get("properties", {}))
-        unknown = next((k for k in fault.instance if k not in known), None)
-        near = difflib.get_close_matches(str(unknown), known, 1)
-        if near:
-            return f"{key}: expected a known key, found {unknown}; did you mean {near[0]}?"
-        return f"{key}: expected the keys {', '.join(known)}; found {unknown}; delete it"
-    options = fault.validator_value
-    expected = {
-        "enum": lambda: f"one of {', '.join(map(str, fault.validator_value))}",
-        "required": lambda: f"the key {next(k for k in fault.validator_value if k not in fault.instance)}",
-        "type": lambda: f"{fault.validator_value}",
-        "minimum": lambda: f"a number ≥ {fault.validator_value}",
-        "maximum": lambda: f"a number ≤ {fault.validator_value}",
-        "exclusiveMinimum": lambda: f"a number > {fault.validator_value}",
-        "exclusiveMaximum": lambda: f"a number < {fault.validator_value}",
-        "minItems": lambda: f"at least {fault.validator_value} entries",
-        "maxItems": lambda: f"at most {fault.validator_value} entries",
-        "pattern": lambda: f"text that matches {fault.validator_value}",
-        "uniqueItems": lambda: "entries that differ from each other",
-        "oneOf": lambda: "either " + ", or ".join(" with ".join(o["required"]) for o in options if "required" in o),
-    }.get(fault.validator, lambda: f"{fault.validator} {fault.validator_value}")()
-    found = sorted(fault.instance) if isinstance(fault.instance, dict) else fault.instance
-    return f"{key}: expected {expected}, found {found!r}; correct it in the configuration"
-
-
-def _check_relations(config: dict) -> None:
-    """What a schema cannot say: keys that must fit each other, and files that must exist."""
-    assets, completions = config["assets"], config["completions"]
-    shortest, longest = completions["prompt_tokens"]
-    if shortest > longest:
-        raise UserError(
-            f"completions.prompt_tokens: expected [shortest, longest], found [{shortest}, {longest}]; swap them"
-        )
-    for name in ("base", "classifier"):
-        size = assets[name]["reviews"]
-        if size["width"] % size["heads"]:
+    Raises `UserError`, one line for the first fault: the key, what was expected, what was found.
+    """
+    _check_positions(config)
+    for name in config["policies"]["methods"]:
+        if name in RESERVED:
             raise UserError(
-                f"assets.{name}.reviews.heads: expected a divisor of width {size['width']}, found {size['heads']}; choose another"
+                f"policies.methods.{name}: expected a name that is no input or argument of a stage "
+                f"({', '.join(RESERVED)}), found {name}; rename it"
             )
-    size = assets["base"]["reviews"]
+    for name in sorted(config["judge"].keys() - JUDGE_KEYS):
+        if name not in judge_names():
+            raise UserError(
+                f"judge.{name}: expected the section of a judge ({', '.join(judge_names())}), found {name}; delete it, or "
+                "register that judge"
+            )
+    for name, experiment in present(config).items():
+        if "users" in experiment:
+            _check_users(config, name)
+        else:
+            _check_rewards(config, name)
+    for key, path in [(f"assets.{a}", p) for a in config["assets"] for p in asset_files(config, a).values()]:
+        if not Path(path).is_file():
+            raise UserError(f"{key}.local: expected a file, found no {path}; correct the path or the source")
+
+
+def _check_positions(config: dict) -> None:
+    """Texts must fit into a base model that is trained here."""
+    size, longest = config["assets"]["base"]["reviews"], config["completions"]["prompt_tokens"][1]
+    if config["assets"]["base"]["source"] != "reviews":
+        return
     for stage in ("completions", "evaluations"):
         needed = longest + config[stage]["max_new_tokens"]
-        if assets["base"]["source"] == "reviews" and needed > size["positions"]:
+        if needed > size["positions"]:
             raise UserError(
                 f"assets.base.reviews.positions: expected at least {needed} (longest prompt + {stage}.max_new_tokens), "
                 f"found {size['positions']}; raise it or lower the others"
             )
-    if (
-        assets["base"]["source"] == "reviews"
-        and max(size["max_tokens"], config["sft"]["max_tokens"]) > size["positions"]
-    ):
+    if max(size["max_tokens"], config["sft"]["max_tokens"]) > size["positions"]:
         raise UserError(
             f"assets.base.reviews.positions: expected at least max_tokens, found {size['positions']}; raise it"
         )
-    for name in config["policies"]["methods"]:
-        if name in RESERVED:
+
+
+def _check_rewards(config: dict, name: str) -> None:
+    """Rewards must be registered, and domains have reviews."""
+    experiment, reviews = config["experiments"][name], config["assets"]["reviews"]
+    others = experiment.get("other_definitions", {})
+    for key, rewards in ("rewards", experiment["rewards"]), ("other_definitions", others.values()):
+        for reward in rewards:
+            if reward not in reward_names():
+                known = ", ".join(reward_names())
+                raise UserError(f"experiments.{name}.{key}: expected some of {known}, found {reward}; correct it")
+    for domain in experiment["domains"]:
+        sizes = reviews["embedded"]["sizes"]
+        if reviews["source"] == "embedded" and domain not in sizes:
             raise UserError(
-                f"policies.methods.{name}: expected a name that is no input or argument of a stage ({', '.join(RESERVED)}), "
-                f"found {name}; rename it"
+                f"experiments.{name}.domains: expected some of {', '.join(sizes)}, found {domain}; "
+                "add it to assets.reviews.embedded.sizes"
             )
-        check_method(config, name)
-    for name, experiment in present(config).items():
-        if "users" in experiment:
-            _check_users(config, name)
-            continue
-        others = experiment.get("other_definitions", {})
-        for key, rewards in ("rewards", experiment["rewards"]), ("other_definitions", others.values()):
-            for reward in rewards:
-                if reward not in reward_names():
-                    known = ", ".join(reward_names())
-                    raise UserError(f"experiments.{name}.{key}: expected some of {known}, found {reward}; correct it")
-        for reward in others:
-            if reward not in experiment["rewards"]:
-                known = ", ".join(experiment["rewards"])
-                raise UserError(
-                    f"experiments.{name}.other_definitions: expected keys from {known}, found {reward}; correct it"
-                )
-        for domain in experiment["domains"]:
-            sizes = assets["reviews"]["embedded"]["sizes"]
-            if assets["reviews"]["source"] == "embedded" and domain not in sizes:
-                found = ", ".join(sizes)
-                raise UserError(
-                    f"experiments.{name}.domains: expected some of {found}, found {domain}; "
-                    "add it to assets.reviews.embedded.sizes"
-                )
-    for key, path in [(f"assets.{asset}", p) for asset in assets for p in asset_files(config, asset).values()]:
-        if not Path(path).is_file():
-            raise UserError(f"{key}.local: expected a file, found no {path}; correct the path or the source")
 
 
 def _check_users(config: dict, name: str) -> None:
@@ -174,61 +135,6 @@ def _check_users(config: dict, name: str) -> None:
             raise UserError(f"judge.rating.path: expected a folder with a file {path}, found none; correct it")
 
 
-def check_method(config: dict, name: str) -> None:
-    key, method, methods = f"policies.methods.{name}", method_of(config, name), config["policies"]["methods"]
-    copies = sum(method[kind] for kind in ("shared_heads", "independent_models", "adapters"))
-    for other in initial_methods(config, name):
-        if other not in methods or initial_methods(config, other):
-            known = ", ".join(m for m in methods if m != name and not initial_methods(config, m))
-            raise UserError(f"{key}.initial_experts: expected methods that start from copies: {known}; found {other}")
-    for expert in method["initial_experts"]:
-        other, _, k = expert.partition("/")
-        if k and int(k) >= experts_of(config, other):
-            raise UserError(
-                f"{key}.initial_experts: expected an expert of {other} from 0 to {experts_of(config, other) - 1}, found "
-                f"{expert}; correct it"
-            )
-    if method["initial_experts"] and copies:
-        raise UserError(f"{key}: expected initial_experts or copies, found both; set shared_heads and the like to 0")
-    experts, weights = experts_of(config, name), method["initial_weights"]
-    if experts < 1:
-        raise UserError(
-            f"{key}: expected shared_heads + independent_models + adapters ≥ 1, found 0 experts; raise one of them"
-        )
-    if method["top_s"] is not None and not 1 <= method["top_s"] <= experts:
-        raise UserError(f"{key}.top_s: expected 1 to {experts}, its experts, found {method['top_s']}; correct it")
-    if weights is not None and (len(weights) != experts or abs(sum(weights) - 1) > 1e-6):
-        raise UserError(
-            f"{key}.initial_weights: expected {experts} weights that sum to 1, found {weights} with sum {sum(weights):g}; "
-            "correct them"
-        )
-    if weights is not None and method["weights"] == "gate":
-        raise UserError(f"{key}.initial_weights: expected none beside weights: gate, found {weights}; set it to null")
-    for where, penalties in [
-        (f"{key}.responsibilities", method["responsibilities"]),
-        *((f"{key}.phases", phase["responsibilities"]) for phase in method["phases"] if "responsibilities" in phase),
-    ]:
-        alpha = penalties["entropy"] - penalties["confidence"] + penalties["kl_uniform"] + penalties["kl_w"]
-        if alpha <= 0:
-            raise UserError(
-                f"{where}: expected entropy - confidence + kl_uniform + kl_w > 0, found {alpha:g} from {penalties}; "
-                "lower confidence or raise another"
-            )
-    if method["weights"] == "global":
-        for option in ("user_gate", "kl_w_global", "gate_perturbation"):
-            if method[option] or any(phase.get(option) for phase in method["phases"]):
-                raise UserError(f"{key}.{option}: expected it with weights: gate, found weights: global; change one")
-    elif method["user_gate"] and method["pretrained_gate"]:
-        raise UserError(f"{key}.pretrained_gate: expected false beside user_gate, found true; a domain is no user")
-    if method["gate_perturbation"] and not method["user_gate"]:
-        raise UserError(f"{key}.gate_perturbation: expected it with user_gate, found user_gate false; set it to 0")
-    ends = [phase["until"] for phase in method["phases"]]
-    if ends != sorted(set(ends)):
-        raise UserError(f"{key}.phases: expected until to rise, found {ends}; put them in order")
-    if not method["learn_experts"] and not method["learn_weights"]:
-        raise UserError(f"{key}: expected learn_experts or learn_weights, found both false; set one of them to true")
-
-
 def check_tables(config: dict, tables: dict[str, dict]) -> None:
     """Raise `UserError` if a published table names an experiment, reward or method that the configuration lacks."""
     for name, table in tables.items():
@@ -255,6 +161,7 @@ def check_tables(config: dict, tables: dict[str, dict]) -> None:
             for method in methods_of(table, experiment):
                 if method != "reference":
                     _check_experts(config, table, experiment, method, where)
+                    _check_styles(config, experiment, method)
 
 
 def _check_domains(config: dict, table: dict, where: str) -> None:
@@ -361,23 +268,36 @@ def _check_claim(config: dict, row: dict, where: str) -> None:
 def _check_experts(config: dict, table: dict, experiment: str, method: str, where: str) -> None:
     if method not in config["policies"]["methods"]:
         raise UserError(f"policies.methods: expected {method}, which {where} prints; add it")
-    chosen, experts = method_of(config, method), experts_of(config, method)
+    heads, experts = method_of(config, method)["experts"]["heads"], experts_of(config, method)
     domains = config["experiments"][experiment]["domains"]
     if is_gated(config, method) and len(domains) != experts:
         raise UserError(
             f"policies.methods.{method}: expected as many experts as {experiment} has domains "
-            f"({', '.join(domains)}), on which the gate is pretrained, found {experts}; set shared_heads or "
-            "independent_models"
+            f"({', '.join(domains)}), on which the gate is pretrained, found {experts}; set experts.heads or "
+            "experts.models"
         )
-    if table["kind"] == "specialisation" and chosen["shared_heads"] < 2:
+    if table["kind"] == "specialisation" and heads < 2:
         raise UserError(
-            f"policies.methods.{method}.shared_heads: expected at least 2, whose parameters {where} draws, found "
-            f"{chosen['shared_heads']}; raise it"
+            f"policies.methods.{method}.experts.heads: expected at least 2, whose parameters {where} draws, found "
+            f"{heads}; raise it"
         )
     if table["kind"] in ("specialisation", "words", "tasks", "user_map") and not 2 <= experts <= 4:
         raise UserError(
             f"policies.methods.{method}: expected 2 to 4 experts, which {where} can draw, found {experts}; change it"
         )
+
+
+def _check_styles(config: dict, experiment: str, method: str) -> None:
+    """Styles that a method, or one that it takes experts from, is trained on are those of the experiment."""
+    chosen = config["experiments"][experiment]
+    known = chosen["users"]["styles"] if "users" in chosen else chosen["rewards"]
+    for trained in (method, *initial_methods(config, method)):
+        for style in method_of(config, trained)["styles"] or ():
+            if style not in known:
+                raise UserError(
+                    f"policies.methods.{trained}.styles: expected some of {', '.join(known)}, the styles of {experiment}, "
+                    f"found {style}; correct it"
+                )
 
 
 def reward_names() -> list[str]:

@@ -2,37 +2,31 @@
 
 from pathlib import Path
 
-import yaml
-
 from mixdpo.errors import UserError
+from mixdpo.fields import merged
 from mixdpo.run.published import resolved
+from mixdpo.run.settings import completed
+from mixdpo.run.yaml import read, shipped
 
 FIGURES = ("specialisation", "words", "tasks", "confusion", "user_map")
 """Kinds that are drawn; the others are tables."""
 
 
 def configuration(run: str = "", overlay: str = "") -> dict:
-    """config.yaml merged with an overlay as Snakemake merges them: the file `overlay`, or that of config/ with `run`.
+    """config.yaml and config/methods/, merged with an overlay as Snakemake merges them, and completed.
 
-    Without either, config.yaml. Raises `UserError` if there is no such run.
+    The overlay is the file `overlay`, or that of config/ with `run`, or none. Raises `UserError` if there is no such run.
     """
-    base = yaml.safe_load(Path("config.yaml").read_text())
-    overlays = [{}, *(yaml.safe_load(path.read_text()) for path in sorted(Path("config").glob("*.yaml")))]
+    base, overlays = shipped(), [{}, *(read(path) for path in sorted(Path("config").glob("*.yaml")))]
     if overlay:
         if not Path(overlay).is_file():
             raise UserError(f"--configfile: expected a file, found no {overlay}; correct the path")
-        overlays = [yaml.safe_load(Path(overlay).read_text())]
-    configs = {config["run"]: config for config in (_merged(base, changes) for changes in overlays)}
+        overlays = [read(overlay)]
+    configs = {config.get("run", "embedded"): config for config in (merged(base, changes) for changes in overlays)}
     wanted = run or next(iter(configs))
     if wanted not in configs:
         raise UserError(f"run: expected one of {', '.join(configs)}, found {wanted}; name its file by --configfile")
-    return configs[wanted]
-
-
-def _merged(base: dict, changes: dict) -> dict:
-    """`base` with what an overlay changes, at any depth."""
-    both = {k for k, value in changes.items() if isinstance(value, dict) and isinstance(base.get(k), dict)}
-    return base | changes | {key: _merged(base[key], changes[key]) for key in both}
+    return completed(configs[wanted])
 
 
 def present(config: dict) -> dict[str, dict]:
@@ -134,8 +128,8 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
 
 
 def method_of(config: dict, method: str) -> dict:
-    """A method with all its keys: the defaults and its differences from them."""
-    return config["policies"]["defaults"] | config["policies"]["methods"][method]
+    """A method with all its keys."""
+    return config["policies"]["methods"][method]
 
 
 def decoded_by(config: dict, policy: str) -> dict:
@@ -145,22 +139,21 @@ def decoded_by(config: dict, policy: str) -> dict:
 
 def experts_of(config: dict, method: str) -> int:
     """K, the number of experts of a method."""
-    chosen = method_of(config, method)
-    copies = chosen["shared_heads"] + chosen["independent_models"] + chosen["adapters"]
-    given = (expert.partition("/") for expert in chosen["initial_experts"])
+    chosen = method_of(config, method)["experts"]
+    copies = chosen["heads"] + chosen["models"] + chosen["adapters"]
+    given = (expert.partition("/") for expert in chosen["initial"])
     return copies + sum(1 if k else experts_of(config, other) for other, _, k in given)
 
 
 def initial_methods(config: dict, method: str) -> list[str]:
     """The methods whose experts a method starts from."""
-    given = method_of(config, method)["initial_experts"]
+    given = method_of(config, method)["experts"]["initial"]
     return list(dict.fromkeys(expert.partition("/")[0] for expert in given))
 
 
 def is_gated(config: dict, method: str) -> bool:
     """Does the method start from a gate pretrained on domains?"""
-    chosen = method_of(config, method)
-    return chosen["weights"] == "gate" and chosen["pretrained_gate"]
+    return method_of(config, method)["weights"].get("start") == "domains"
 
 
 def policies_of(config: dict, method: str) -> list[str]:
@@ -171,7 +164,7 @@ def policies_of(config: dict, method: str) -> list[str]:
 def published(folder: Path, config: dict) -> dict[str, dict]:
     """The paper as data: the tables of `folder` by name, without those of experiments that the run leaves out, and
     without that of the rewards if nothing is preferred by them."""
-    tables = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(folder.glob("*.yaml"))}
+    tables = {path.stem: read(path) for path in sorted(folder.glob("*.yaml"))}
     tables, absent = {name: resolved(table, tables) for name, table in tables.items()}, left_out(config)
     for table in tables.values():
         if "experiments" in table:

@@ -53,7 +53,9 @@ data above. Text from it can be false or offensive as that of the model it start
 
 
 def model_card(spec: dict, experts: int, labels: pd.DataFrame, validation: dict) -> str:
-    """`labels` are style, domain and user of the training triplets, where known; `validation` is `validation.json`."""
+    """`spec` is the method with its seed; `labels` are style, domain and user of the training triplets, where known;
+    `validation` is `validation.json`.
+    """
     counts = [f"- by {column}: {_counted(labels[column])}" for column in labels]
     names = list(validation["after"])
     rows = [f"| {name} | {validation['before'][name]:.4f} | {validation['after'][name]:.4f} |" for name in names]
@@ -61,7 +63,7 @@ def model_card(spec: dict, experts: int, labels: pd.DataFrame, validation: dict)
         title=f"Mixture of {experts} experts" if experts > 1 else "DPO policy",
         experts=f"{experts} experts" if experts > 1 else "one expert, which is DPO",
         data="\n".join([f"{len(labels)} preference triplets (prompt, chosen, rejected)", *counts]),
-        users=f"users={[labels['user'].min()]}, " if spec["user_gate"] else "",
+        users=f"users={[labels['user'].min()]}, " if spec["weights"].get("sees") == "user" else "",
         triplets=validation["triplets"],
         figures="\n".join(rows),
         configuration=yaml.safe_dump(spec, sort_keys=True),

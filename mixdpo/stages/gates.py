@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from mixdpo.errors import UserError
-from mixdpo.method.fit import fit
+from mixdpo.method.fit import fit, optimiser_of
 from mixdpo.method.language import load_language_model
 from mixdpo.method.runtime import Runtime
-from mixdpo.method.weights import Gate
+from mixdpo.method.weights import GateWeights
 
 
 def gates(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reference: Path, preferences: Path) -> None:
@@ -24,7 +24,7 @@ def gates(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reference: P
         split: labelled_prompts(preferences / f"{split}.parquet", spec["domains"]) for split in ("train", "validation")
     }
     model = load_language_model(reference / "model", runtime)
-    gate = Gate(model.base_model, len(spec["domains"])).to(runtime.device)
+    gate = GateWeights(model.base_model, len(spec["domains"])).to(runtime.device)
     inputs = {
         split: (
             gate.features(frame["prompt_ids"].tolist()),
@@ -40,7 +40,8 @@ def gates(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reference: P
         log_w = gate(features[rows])
         return F.nll_loss(log_w, labels[rows]), {"accuracy": (log_w.argmax(1) == labels[rows]).float().mean().item()}
 
-    curve = fit(gate.linear, batches, loss, spec=spec, runtime=runtime, resume=resume)
+    how = {"optimiser": optimiser_of(spec), "seed": spec["seed"], "runtime": runtime, "resume": resume}
+    curve = fit(gate.linear, batches, loss, **how)
     with torch.no_grad():
         accuracy = [
             {"split": s, "prompts": len(y), "accuracy": (gate(x).argmax(1) == y).double().mean().item()}
@@ -59,7 +60,7 @@ def labelled_prompts(preferences: Path, domains: list[str]) -> pd.DataFrame:
         found = ", ".join(map(str, frame["domain"].unique())) if "domain" in frame else "no such column"
         raise UserError(
             f"{preferences}: expected a column domain with {', '.join(domains)}, which the gate learns, found {found}; "
-            "label the prompts or set weights: global"
+            "label the prompts or set weights.start to uniform"
         )
     frame = frame.drop_duplicates("prompt_id")
     return frame[["prompt_ids"]].assign(expert=frame["domain"].map({d: k for k, d in enumerate(domains)}))

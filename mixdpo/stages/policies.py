@@ -15,6 +15,7 @@ from mixdpo.method.initial import build
 from mixdpo.method.objective import PreferenceObjective, Triplets
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
+from mixdpo.method.settings import Gate, Method
 from mixdpo.stages.card import model_card
 
 
@@ -35,27 +36,31 @@ def policies(
 
     `responsibilities.parquet` has one row per validation triplet after training: its style, domain and user, q0 to
     qK−1, and margin0 to marginK−1, β (log_ratio⁺ − log_ratio⁻) of each expert. `trained` are the policies that
-    `spec["initial_experts"]` names; `observe` is told every row of the curve.
+    the method's `experts.initial` names; `observe` is told every row of the curve. `spec` is a method and a seed.
     """
+    method, seed = Method.of({key: value for key, value in spec.items() if key != "seed"}), spec["seed"]
     train, validation = (
-        triplets_of(preferences, reference_log_probs, split, spec["styles"]) for split in ("train", "validation")
+        triplets_of(preferences, reference_log_probs, split, method.styles) for split in ("train", "validation")
     )
-    experts = [expert for name in spec["initial_experts"] for expert in trained_experts(trained, name, runtime)]
-    users = sorted({user for _, user in train.contexts}) if spec["user_gate"] else []
+    experts = [expert for name in method.experts.initial for expert in trained_experts(trained, name, runtime)]
+    by_user = isinstance(method.weights, Gate) and method.weights.sees == "user"
+    users = sorted({user for _, user in train.contexts}) if by_user else []
     pretrained = load_file(gate / "gate.safetensors") if gate else None
-    built = build(spec, reference / "model", runtime, gate=pretrained, experts=experts, users=users)
-    objective = PreferenceObjective(built, spec, runtime)
-    batches = [train.rows(groups) for groups in training_batches(train.group_lengths, spec)]
+    built = build(method, reference / "model", runtime, seed=seed, gate=pretrained, experts=experts, users=users)
+    objective, optimiser = PreferenceObjective(built, method, runtime), method.optimiser
+    how = {"epochs": optimiser.epochs, "batch_size": optimiser.batch_size, "seed": seed}
+    batches = [train.rows(groups) for groups in training_batches(train.group_lengths, **how)]
     objective.prepare(train, len(batches))
     before, _ = objective.evaluate(validation)
     curve = fit(
         objective,
         batches,
         lambda rows: objective.loss(train, rows),
-        spec=spec,
+        optimiser=optimiser,
+        seed=seed,
         runtime=runtime,
         resume=resume,
-        learning_rates=lambda name: spec["gate_learning_rate" if ".weights." in name else "learning_rate"],
+        learning_rates=lambda n: optimiser.gate_learning_rate if ".weights." in n else optimiser.learning_rate,
         after_step=objective.after_step,
         observe=observe,
     )
@@ -82,6 +87,6 @@ def trained_experts(trained: dict[str, Path], name: str, runtime: Runtime) -> li
     policy = Policy.from_pretrained(trained[method] / "model", runtime)
     if k and int(k) >= policy.experts:
         raise UserError(
-            f"initial_experts: expected an expert of {method} from 0 to {policy.experts - 1}, found {name}; correct it"
+            f"experts.initial: expected an expert of {method} from 0 to {policy.experts - 1}, found {name}; correct it"
         )
     return [policy.expert(i) for i in ([int(k)] if k else range(policy.experts))]

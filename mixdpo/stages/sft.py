@@ -6,6 +6,7 @@ import pandas as pd
 from transformers import AutoTokenizer
 
 from mixdpo.data.reviews import draw_texts
+from mixdpo.method.fit import optimiser_of
 from mixdpo.method.language import load_language_model, perplexity, token_rows, train_language_model
 from mixdpo.method.runtime import Runtime
 
@@ -30,7 +31,8 @@ def sft(out: Path, spec: dict, *, runtime: Runtime, resume: Path, base: Path, re
     before = {domain: perplexity(model, rows, runtime) for domain, rows in held_out.items()}
     texts = draw_texts(reviews, "train", spec["domains"], spec["reviews"], spec["seed"])
     rows = token_rows(texts, tokenizer, spec["max_tokens"], first_only=True)
-    curve = train_language_model(model, rows, spec, runtime, resume)
+    how = {"epochs": spec["epochs"], "optimiser": optimiser_of(spec), "seed": spec["seed"]}
+    curve = train_language_model(model, rows, **how, runtime=runtime, resume=resume)
     after = {domain: perplexity(model, rows, runtime) for domain, rows in held_out.items()}
     table = [
         {"domain": d, "reviews": len(held_out[d]), "before": before[d], "after": after[d]} for d in spec["domains"]

@@ -21,9 +21,15 @@ from mixdpo.run.config import (
 from mixdpo.errors import UserError
 from mixdpo.provenance.fingerprint import fingerprint
 from mixdpo.run.graph import PUBLISHED, records, page_inputs, results, table_inputs, targets
+from mixdpo.run.settings import completed
 from mixdpo.run.stages import STAGES
+from mixdpo.run.yaml import read, shipped
 
 try:
+    shipped()  # Snakemake keeps the last of equal keys in a file; these two refuse them
+    for overlay in workflow.overwrite_configfiles:
+        read(overlay)
+    config.update(completed(config))
     validate(config)
     TABLES = published(PUBLISHED, config)
     check_tables(config, TABLES)

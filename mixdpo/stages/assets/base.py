@@ -8,6 +8,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
 from mixdpo.errors import UserError
+from mixdpo.method.fit import optimiser_of
 from mixdpo.method.language import token_rows, train_language_model
 from mixdpo.method.runtime import Runtime
 from mixdpo.stages.assets.models import check, obtain
@@ -58,6 +59,7 @@ def base(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reviews: Path
     )
     model = model.to(runtime.device).eval()  # eval: no dropout, the corpus is larger than the model can learn by heart
     rows = token_rows(texts, tokenizer, spec["max_tokens"], first_only=spec["first_only"])
-    curve = train_language_model(model, rows, spec, runtime, resume)
+    how = {"epochs": spec["epochs"], "optimiser": optimiser_of(spec), "seed": spec["seed"]}
+    curve = train_language_model(model, rows, **how, runtime=runtime, resume=resume)
     curve.to_csv(out / "curve.csv", index=False)
     model.save_pretrained(out / "model")

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from mixdpo.errors import UserError
-from mixdpo.method.fit import fit, training_batches
+from mixdpo.method.fit import fit, optimiser_of, training_batches
 from mixdpo.method.runtime import Runtime
 from mixdpo.stages.assets.models import check, obtain
 
@@ -90,7 +90,10 @@ def classifier(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reviews
         truth = labels[torch.from_numpy(batch % len(labels)).to(runtime.device)]
         return F.cross_entropy(logits, truth), {"accuracy": (logits.argmax(1) == truth).float().mean().item()}
 
-    curve = fit(model, training_batches([len(r) for r in rows], spec), loss, spec=spec, runtime=runtime, resume=resume)
+    optimiser, seed = optimiser_of(spec), spec["seed"]
+    lengths, batch_size = [len(row) for row in rows], optimiser.batch_size
+    batches = training_batches(lengths, epochs=spec["epochs"], batch_size=batch_size, seed=seed)
+    curve = fit(model, batches, loss, optimiser=optimiser, seed=seed, runtime=runtime, resume=resume)
     curve.to_csv(out / "curve.csv", index=False)
     model.save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
