@@ -13,7 +13,6 @@ import matplotlib
 import matplotlib.style
 import numpy as np
 import pandas as pd
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import FontProperties
@@ -28,6 +27,7 @@ from wordcloud import WordCloud
 from mixdpo.data.statistics import mean_and_se
 from mixdpo.method.runtime import Runtime
 from mixdpo.paper.scores import head_differences, head_order, moved_rows, policies_in, within
+from mixdpo.run.yaml import read
 
 HEAD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#56B4E9")
 """Head 0 and on; with LABEL_LINES all of Okabe and Ito's colours that are legible on white."""
@@ -69,7 +69,7 @@ def figures(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published:
 
     `artifacts` are named as `graph.table_inputs` names them.
     """
-    table = yaml.safe_load(published.read_text())
+    table = read(published)
     with matplotlib.style.context(["default", STYLE]):
         figure, numbers = KINDS[table["kind"]](table, within(artifacts, table["experiment"]))
         figure.savefig(out / f"{spec['table']}.png", dpi=300, metadata={"Software": None})

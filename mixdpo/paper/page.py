@@ -5,7 +5,6 @@ machines, versions) comes from the run records alone.
 """
 
 import base64
-import contextlib
 import json
 import math
 import re
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from jinja2 import Environment, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
@@ -26,10 +24,9 @@ from mixdpo.method.runtime import Runtime
 from mixdpo.paper.claims import CLAIM_COLUMNS, SIGNS
 from mixdpo.paper.scores import head_order, policies_in, within
 from mixdpo.run.audit import lineage, sources
-from mixdpo.run.config import configuration, experiments_of, is_figure, methods_of
-from mixdpo.run.graph import job
+from mixdpo.run.config import experiments_of, is_figure, methods_of
 from mixdpo.run.published import resolved
-from mixdpo.run.stages import STAGES
+from mixdpo.run.yaml import read
 
 STATISTIC = {
     "rewards": "mean over test prompts ± SD/√n, each prompt's score first averaged over training seeds",
@@ -61,7 +58,7 @@ ENVIRONMENT = ("processor", "device", "precision", "threads", "system", "python"
 def page(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **inputs: Path) -> None:
     """Write `index.html`. `inputs` are named as `graph.page_inputs` names them."""
     parts = by_kind(inputs)
-    tables = {name: yaml.safe_load(path.read_text()) for name, path in parts["published"].items()}
+    tables = {name: read(path) for name, path in parts["published"].items()}
     manifests, chain = parts["table"], {}
     folders = [*parts["policies"].values(), *parts["rewards"].values()]
     for manifest in [*manifests.values(), *(folder / "manifest.json" for folder in folders)]:
@@ -85,7 +82,7 @@ def page(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **inputs: Pat
         "figures": [cells.figure(n, t, manifests[n]) for n, t in tables.items() if is_figure(t)],
         "samples": [quoted_samples(e, own[e], tables, artifacts, spec["prompts"], rng) for e in own],
         "pairs": [quoted_pairs(e, own[e], tables, parts["preferences"][e], spec["pairs"], rng) for e in own],
-        "differences": differences(artifacts, configuration(overlay=str(inputs["paper"])) | {"run": spec["run"]}),
+        "differences": spec["differences"],
         "decisions": markdown(inputs["decisions"].read_text()),
         "notes": markdown(inputs["notes"].read_text()),
         "environment": environment(artifacts),
@@ -392,15 +389,15 @@ def draw(frame: pd.DataFrame, n: int, rng) -> pd.DataFrame:
 
 def describe(spec: dict) -> str:
     """A method in words, from the spec that it was trained with."""
-    heads, models = spec["shared_heads"], spec["independent_models"]
+    given, weights, epochs = spec["experts"], spec["weights"], spec["optimiser"]["epochs"]
+    heads, models, adapters, initial = (given[key] for key in ("heads", "models", "adapters", "initial"))
     experts = [f"{heads} heads on one encoder"] * (heads > 0)
     experts += [f"{models} model" + "s" * (models > 1)] * (models > 0)
-    experts += [f"{spec['adapters']} adapters of one model"] * (spec["adapters"] > 0)
-    experts += [f"experts of {', '.join(spec['initial_experts'])}"] * bool(spec["initial_experts"])
-    learned = "learned" if spec["learn_weights"] else "fixed"
-    several = heads + models + spec["adapters"] > 1 or bool(spec["initial_experts"])
-    weights = f", {learned} {'gate' if spec['weights'] == 'gate' else 'weights'}" * several
-    return f"{' and '.join(experts)}{weights}, {spec['epochs']} epoch{'s' * (spec['epochs'] > 1)}"
+    experts += [f"{adapters} adapters of one model"] * (adapters > 0)
+    experts += [f"experts of {', '.join(initial)}"] * bool(initial)
+    learned, kind = "learned" if weights["learn"] else "fixed", "gate" if weights["kind"] == "gate" else "weights"
+    several = heads + models + adapters > 1 or bool(initial)
+    return f"{' and '.join(experts)}{f', {learned} {kind}' * several}, {epochs} epoch{'s' * (epochs > 1)}"
 
 
 def quoted_pairs(
@@ -446,46 +443,6 @@ def quoted_pairs(
             }
         )
     return {"experiment": experiment, "pairs": quoted, "experts": max((v.shape[1] for v in q.values()), default=0)}
-
-
-def differences(artifacts: Artifacts, paper: dict) -> list[dict]:
-    """Settings in which the artifacts differ from what the paper's configuration `paper` would give them."""
-    found, jobs = defaultdict(list), Counter()
-    for path, artifact in artifacts.chain.items():
-        if not path.startswith("results/"):
-            continue
-        with contextlib.suppress(KeyError):  # a method or experiment of this run alone has nothing to be compared with
-            _, theirs = job(paper, {}, path)
-            stage, ours = artifact["stage"].removeprefix("embedded_"), artifact["spec"]
-            jobs[stage] += 1
-            if theirs.get("source") != ours.get("source"):
-                theirs, ours = ({"source": {"source": side["source"]} | side} for side in (theirs, ours))
-            for key in sorted({*flat(theirs), *flat(ours)}):
-                values = [written(flat(side).get(key)) for side in (theirs, ours)]
-                if values[0] != values[1]:
-                    found[stage, key, *values].append("/".join(Path(path).parts[3:-1]))
-    lines = [
-        {"stage": stage, "key": key, "paper": theirs, "here": ours, "of": of if len(of) < jobs[stage] else []}
-        for (stage, key, theirs, ours), of in found.items()
-    ]
-    return sorted(lines, key=lambda line: list(STAGES).index(line["stage"]))
-
-
-def flat(spec: dict, prefix: str = "") -> dict:
-    """A spec with nested keys joined by dots; what comes from another source stays one value."""
-    items = {}
-    for key, value in spec.items():
-        nested = isinstance(value, dict) and key != "source"
-        items |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return items
-
-
-def written(value: object) -> str:
-    """A setting as the configuration writes it."""
-    if value is None:
-        return "–"
-    text = yaml.safe_dump(value, default_flow_style=not isinstance(value, dict), sort_keys=False, allow_unicode=True)
-    return text.removesuffix("...\n").strip()
 
 
 def environment(artifacts: Artifacts) -> list[tuple[str, list[tuple[str, int]]]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from tabulate import tabulate
 
 from mixdpo.data.statistics import mean_and_se
@@ -17,6 +16,7 @@ from mixdpo.paper.extensions import ablations_table, length_bias_table, users_ta
 from mixdpo.paper.scores import head_order, per_prompt, policies_in, recovery, samples, scored, within
 from mixdpo.run.published import resolved, sources_of
 from mixdpo.run.stages import STAGES
+from mixdpo.run.yaml import read
 
 LATEX = {
     "±": r"$\pm$",
@@ -37,8 +37,8 @@ def tables(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: 
     `artifacts` are named as `graph.table_inputs` names them.
     """
     scored.cache_clear()  # an audit makes many tables in one process, and its files are to be read anew
-    table = yaml.safe_load(published.read_text())
-    table = resolved(table, {name: yaml.safe_load(artifacts.pop(name).read_text()) for name in sources_of(table)})
+    table = read(published)
+    table = resolved(table, {name: read(artifacts.pop(name)) for name in sources_of(table)})
     if "experiments" in table:
         known = {name.partition(":")[2].partition("/")[0] for name in artifacts}
         table["experiments"] = [experiment for experiment in table["experiments"] if experiment in known]

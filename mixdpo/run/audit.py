@@ -13,12 +13,12 @@ from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
-import yaml
 from tqdm import tqdm
 
 from mixdpo.errors import Corrupt, UserError
 from mixdpo.provenance.artifact import label, sha256, verify
 from mixdpo.provenance.fingerprint import fingerprint
+from mixdpo.run import yaml
 from mixdpo.run.graph import job, printed, records, table_inputs, targets
 from mixdpo.run.stages import STAGES
 
@@ -109,7 +109,7 @@ def remade(stage: str, table: str, inputs: dict[str, str], out: Path) -> None:
     if stage == "tables":
         module.tables(out, {"table": table}, runtime=None, resume=out, **paths)
     else:
-        form = yaml.safe_load(paths.pop("published").read_text())
+        form = yaml.read(paths.pop("published"))
         _, numbers = module.KINDS[form["kind"]](form, module.within(paths, form["experiment"]))
         numbers.to_csv(out / f"{table}.csv", index=False)
 

@@ -23,6 +23,7 @@ CODE = (
     "workflow/**/*.yaml",
     "envs/*",
     "config.yaml",
+    "config/methods/*.yaml",
     "pyproject.toml",
     "LICENSE",
 )

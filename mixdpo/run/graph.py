@@ -3,12 +3,14 @@
 The rules of the workflow say how an artifact is made. What the audit and the rules must both know stands here.
 """
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from mixdpo.provenance.artifact import label
 from mixdpo.run.config import (
     asset_stage,
+    configuration,
     experiments_of,
     has_users,
     initial_methods,
@@ -19,6 +21,7 @@ from mixdpo.run.config import (
     present,
     spec,
 )
+from mixdpo.run.differences import differences
 from mixdpo.run.published import sources_of
 
 PUBLISHED = Path("workflow/published")  # relative, as manifests record it
@@ -26,9 +29,8 @@ TEXTS = {  # of the page of a run, by input name
     "template": "workflow/report/index.html.j2",
     "decisions": "docs/decisions.md",
     "notes": "docs/replication-notes.md",
-    "config": "config.yaml",
-    "paper": "config/paper.yaml",
 }
+PAPER = "config/paper.yaml"  # the paper's own experiment, which the page compares the run with
 SAMPLES = ("completions", "rewards", "policies")
 NEEDS = {  # kind of table or figure → stages of its policies, stages of its experiments
     "rewards": (SAMPLES, ()),
@@ -120,7 +122,7 @@ def records(config: dict, tables: dict[str, dict], name: str) -> dict[str, str]:
 
 
 def page_inputs(config: dict, tables: dict[str, dict]) -> dict[str, str]:
-    """What the page of a run is made from, by name: its texts, both configurations, every table and figure of target
+    """What the page of a run is made from, by name: its texts, every table and figure of target
     `all` with its values in print, and the artifacts of their experiments that the page quotes."""
     run = results(config)
     inputs = dict(TEXTS)
@@ -171,12 +173,26 @@ def targets(config: dict, tables: dict[str, dict], target: str = "all") -> list[
     return [printed(config, name) for name in wanted] + pages + sorted(artifacts)
 
 
+def page_spec(config: dict, tables: dict[str, dict]) -> dict:
+    """The page's slice of the configuration, with the settings in which the run differs from the paper's experiment.
+
+    Those are told from both configurations here, so that neither is an input of the page, nor a comment in them.
+    """
+    paper, ours, theirs = configuration(overlay=PAPER) | {"run": config["run"]}, {}, {}
+    for path in targets(config, tables):
+        if path.startswith(results(config)):
+            ours[path] = job(config, tables, path)
+            with contextlib.suppress(KeyError):  # a method or experiment that the paper's configuration lacks
+                theirs[path] = job(paper, tables, path)
+    return spec(config, "page") | {"differences": differences(ours, theirs)}
+
+
 def job(config: dict, tables: dict[str, dict], manifest: str) -> tuple[str, dict]:
     """Stage and spec that today's configuration gives an artifact of the run, by the path of its manifest."""
     if manifest.startswith("paper_tables/"):
         name = Path(manifest).name.removesuffix(".manifest.json")
         if name == "index":
-            return "page", spec(config, "page")
+            return "page", page_spec(config, tables)
         stage = "figures" if is_figure(tables[name]) else "tables"
         return stage, spec(config, stage, table=name)
     stage, *rest = Path(manifest).parent.relative_to(results(config)).parts

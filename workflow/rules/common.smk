@@ -20,7 +20,7 @@ from mixdpo.run.config import (
 )
 from mixdpo.errors import UserError
 from mixdpo.provenance.fingerprint import fingerprint
-from mixdpo.run.graph import PUBLISHED, records, page_inputs, results, table_inputs, targets
+from mixdpo.run.graph import PUBLISHED, page_inputs, page_spec, records, results, table_inputs, targets
 from mixdpo.run.settings import completed
 from mixdpo.run.stages import STAGES
 from mixdpo.run.yaml import read, shipped

@@ -21,7 +21,7 @@ rule page:
         device="cpu",
         precision=PRECISION,
     params:
-        spec=spec_of("page"),
+        spec=lambda wildcards: json.dumps(page_spec(config, TABLES), sort_keys=True),
         code=code_of("page"),
         facts=f"{RESULTS}/runs",
         inputs=named,
