@@ -1,11 +1,18 @@
 """Every table of "Mix- and MoE-DPO", from raw reviews to print."""
 
+from pathlib import Path
+
 from snakemake.utils import min_version
 
 min_version("9.27")
 
 
 configfile: "config.yaml"
+
+
+for methods in sorted(Path("config/methods").glob("*.yaml")):
+
+    configfile: methods
 
 
 report: "workflow/report/workflow.rst"
@@ -19,8 +26,8 @@ include: "workflow/rules/rewards.smk"
 include: "workflow/rules/preferences.smk"
 include: "workflow/rules/policies.smk"
 include: "workflow/rules/evaluations.smk"
-include: "workflow/rules/paper.smk"
-include: "workflow/rules/report.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/page.smk"
 
 
 rule all:

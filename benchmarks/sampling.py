@@ -10,9 +10,9 @@ from measure import COMPLETION, PROMPT, SIZES, interleave, options, print_machin
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mixdpo.language import load_language_model
-from mixdpo.models import Policy
-from mixdpo.runtime import Runtime
+from mixdpo.method.language import load_language_model
+from mixdpo.method.policy import Policy
+from mixdpo.method.runtime import Runtime
 
 
 @torch.no_grad()

@@ -17,11 +17,12 @@ import yaml
 from scipy.optimize import linear_sum_assignment
 from tabulate import tabulate
 
-from mixdpo.config import method_of
-from mixdpo.losses import expert_loss
-from mixdpo.policies import PreferenceObjective, Triplets, build
-from mixdpo.runtime import Runtime
-from mixdpo.training import fit, training_batches
+from mixdpo.method.fit import fit, training_batches
+from mixdpo.method.initial import build
+from mixdpo.method.losses import expert_loss
+from mixdpo.method.objective import PreferenceObjective, Triplets
+from mixdpo.method.runtime import Runtime
+from mixdpo.run.config import method_of
 
 STYLES = ["sentiment", "informativeness", "grammar"]
 
@@ -71,7 +72,12 @@ def main() -> None:
         "epochs": arguments.epochs,
     }
     data = {
-        split: Triplets(*(folder / f"{stage}/multi_reward/{split}.parquet" for stage in ("preferences", "reference")))
+        split: Triplets(
+            *(
+                pd.read_parquet(folder / f"{stage}/multi_reward/{split}.parquet")
+                for stage in ("preferences", "reference_log_probs")
+            )
+        )
         for split in ("train", "validation")
     }
 

@@ -25,9 +25,10 @@ from measure import (
 )
 from torch import nn
 
-import mixdpo.runtime
-from mixdpo.policies import PreferenceObjective, Triplets, build
-from mixdpo.runtime import Runtime
+import mixdpo.method.runtime
+from mixdpo.method.initial import build
+from mixdpo.method.objective import PreferenceObjective, Triplets
+from mixdpo.method.runtime import Runtime
 
 DEFAULTS = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())["policies"]["defaults"]
 VARIANTS = {  # what differs from the policies.defaults of config.yaml
@@ -58,8 +59,10 @@ def random_pairs(size: str, pairs: int, styles: int, folder: Path) -> tuple[pd.D
     frame = pd.DataFrame(rows, columns=["prompt_ids", "chosen_ids", "rejected_ids", "style"])
     frame.to_parquet(folder / "preferences.parquet")
     reference = -COMPLETION * np.log(end) + rng.normal(size=(len(frame), 2))  # what a random model gives, about
-    pd.DataFrame(reference, columns=["chosen", "rejected"]).to_parquet(folder / "reference.parquet")
-    return frame, Triplets(folder / "preferences.parquet", folder / "reference.parquet")
+    pd.DataFrame(reference, columns=["chosen", "rejected"]).to_parquet(folder / "reference_log_probs.parquet")
+    return frame, Triplets(
+        *(pd.read_parquet(folder / f"{name}.parquet") for name in ("preferences", "reference_log_probs"))
+    )
 
 
 def our_step(variant: str, model: Path, triplets: Triplets, batch: int, runtime: Runtime) -> Callable:
@@ -229,7 +232,7 @@ def main() -> None:
     parser.add_argument("--default-allocator", action="store_true", help="without our setting: freed memory returned")
     given = parser.parse_args()
     if given.default_allocator:
-        mixdpo.runtime.keep_freed_memory = lambda: None
+        mixdpo.method.runtime.keep_freed_memory = lambda: None
     Runtime.choose("cpu", given.precisions[0], given.threads)
     with tempfile.TemporaryDirectory() as folder:
         model = random_language_model(given.size, Path(folder) / "model")

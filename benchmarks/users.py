@@ -1,7 +1,7 @@
-"""Does the gate find the users' tastes whatever the training seed?
+"""Does the gate find the users' styles whatever the training seed?
 
 Needs the results of `make`. Trains a method of users for every seed on the run's preferences and prints the share of
-users at the expert of their taste, the mean largest weight w(x, u) on the test prompts, and the validation figures.
+users at the expert of their style, the mean largest weight w(x, u) on the test prompts, and the validation figures.
 `--set KEY=VALUE` changes a key of the method.
 """
 
@@ -14,23 +14,23 @@ import pandas as pd
 import yaml
 from tabulate import tabulate
 
-from mixdpo.config import method_of
-from mixdpo.extensions import users_of_experts
-from mixdpo.models import Policy
-from mixdpo.policies import policies
-from mixdpo.runtime import Runtime
-from mixdpo.scores import recovery
+from mixdpo.method.policy import Policy
+from mixdpo.method.runtime import Runtime
+from mixdpo.paper.extensions import users_of_experts
+from mixdpo.paper.scores import recovery
+from mixdpo.run.config import method_of
+from mixdpo.stages.policies import policies
 
 
 def measure(spec: dict, folder: Path, prompts: pd.DataFrame, runtime: Runtime) -> dict:
-    stages = {"policy": "sft", "preferences": "preferences", "reference": "reference"}
+    stages = {"reference": "sft", "preferences": "preferences", "reference_log_probs": "reference_log_probs"}
     inputs = {name: folder / stage / "multi_user" for name, stage in stages.items()}
     with tempfile.TemporaryDirectory() as out, tempfile.TemporaryDirectory() as resume:
         policies(Path(out), spec, runtime=runtime, resume=Path(resume), **inputs)
         policy = Policy.from_pretrained(Path(out) / "model", runtime)
         after = json.loads((Path(out) / "validation.json").read_text())["after"]
     w = policy.log_weights(prompts["prompt_ids"].tolist(), prompts["user"].tolist()).exp().detach().numpy()
-    weights = prompts[["user", "taste"]].join(pd.DataFrame(w).add_prefix("w"))
+    weights = prompts[["user", "style"]].join(pd.DataFrame(w).add_prefix("w"))
     share = recovery(users_of_experts(weights, list(range(policy.experts))))
     figures = {"largest w": w.max(axis=1).mean(), "nll": after["nll"], "accuracy": after["accuracy"]}
     return {"seed": spec["seed"], "users at their expert": share} | figures

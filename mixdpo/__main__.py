@@ -15,12 +15,12 @@ from pathlib import Path
 
 import yaml
 
-from mixdpo.artifact import keep, label, publish, there, write_json
-from mixdpo.checks import check_tables, validate
-from mixdpo.config import configuration, published
 from mixdpo.errors import UserError
-from mixdpo.graph import PUBLISHED
-from mixdpo.stages import STAGES
+from mixdpo.provenance.artifact import keep, label, publish, there, write_json
+from mixdpo.run.checks import check_tables, validate
+from mixdpo.run.config import configuration, published
+from mixdpo.run.graph import PUBLISHED
+from mixdpo.run.stages import STAGES
 
 
 def job_parser() -> argparse.ArgumentParser:
@@ -59,7 +59,7 @@ def person_parser() -> argparse.ArgumentParser:
 
 
 def add_own(commands: argparse._SubParsersAction) -> None:
-    """`train` and `generate`; what a call leaves out is as in `mixdpo.own`."""
+    """`train` and `generate`; what a call leaves out is as in `mixdpo.api`."""
     how = {"argument_default": argparse.SUPPRESS}
     train = commands.add_parser("train", help="a policy from preferences of your own", **how)
     train.add_argument("--preferences", required=True, help="parquet, jsonl or csv: prompt, chosen, rejected, …")
@@ -103,7 +103,7 @@ def add_own(commands: argparse._SubParsersAction) -> None:
 
 
 def train_own(arguments: argparse.Namespace) -> None:
-    from mixdpo.own import train
+    from mixdpo.api import train
 
     options = {k: value for k, value in vars(arguments).items() if k not in ("function", "set")}
     keys = dict(key_and_value(pair) for pair in arguments.set)
@@ -130,14 +130,14 @@ def key_and_value(pair: str) -> tuple[str, object]:
 
 
 def generate_own(arguments: argparse.Namespace) -> None:
-    from mixdpo.own import generate
+    from mixdpo.api import generate
 
     texts = generate(**{k: value for k, value in vars(arguments).items() if k != "function"})
     print("\n\n".join(texts))
 
 
 def explain_cell(arguments: argparse.Namespace) -> None:
-    from mixdpo.audit import explain
+    from mixdpo.run.audit import explain
 
     path = Path(arguments.table)
     name = path.name.partition(".")[0]
@@ -147,7 +147,7 @@ def explain_cell(arguments: argparse.Namespace) -> None:
 
 
 def audit_run(arguments: argparse.Namespace) -> None:
-    from mixdpo.audit import audit
+    from mixdpo.run.audit import audit
 
     config, tables = run_named(arguments.run, arguments.configfile)
     faults, summary = audit(config, tables)
@@ -155,7 +155,7 @@ def audit_run(arguments: argparse.Namespace) -> None:
     if faults:
         sys.exit(1)
     if arguments.crate:
-        from mixdpo.crate import write_crate
+        from mixdpo.run.crate import write_crate
 
         write_crate(config, tables, arguments.crate)
 
@@ -193,8 +193,8 @@ def disk_is_full(error: Exception) -> bool:
 
 def run(arguments: argparse.Namespace) -> None:
     gc.disable()  # nothing that an import makes is garbage; looking for some, then and at exit, takes seconds of a job
-    from mixdpo.record import facts
-    from mixdpo.runtime import Runtime
+    from mixdpo.method.runtime import Runtime
+    from mixdpo.provenance.record import facts
 
     start = time.time()
     stage, spec, code = arguments.stage, arguments.spec, arguments.code
@@ -212,7 +212,7 @@ def run(arguments: argparse.Namespace) -> None:
     with publish(arguments.out, **work, runtime=asdict(runtime)) as (staging, resume):
         function(staging, spec, runtime=runtime, resume=resume, **folders)
     keep([arguments.out])
-    write_json(record, facts(runtime, start))
+    write_json(record, facts(asdict(runtime), start))
     gc.freeze()  # what the stage imported or still holds
 
 

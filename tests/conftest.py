@@ -13,10 +13,11 @@ import torch
 import yaml
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from mixdpo.assets.base import train_tokenizer
-from mixdpo.policies import Triplets
-from mixdpo.reference import reference
-from mixdpo.runtime import Runtime
+from mixdpo.method.objective import Triplets
+from mixdpo.method.runtime import Runtime
+from mixdpo.stages.assets.base import train_tokenizer
+from mixdpo.stages.policies import triplets_of
+from mixdpo.stages.reference_log_probs import reference_log_probs
 
 SENTENCES = [
     "The film is a quiet story about two sisters and a boat.",
@@ -83,10 +84,10 @@ def method() -> dict:
 
 @pytest.fixture(scope="session")
 def preferences_folder(tmp_path_factory, model_folder, runtime) -> Path:
-    """`preferences/` and `reference/`: 10 and 4 prompts, two completions each, ordered at random by three styles."""
+    """`preferences/` and `reference_log_probs/`: 10 and 4 prompts, two completions each, ordered at random by three styles."""
     folder, rng = tmp_path_factory.mktemp("triplets"), np.random.default_rng(0)
     (folder / "preferences").mkdir()
-    (folder / "reference").mkdir()
+    (folder / "reference_log_probs").mkdir()
     for split, prompts in (("train", 10), ("validation", 4)):
         rows = []
         for i in range(prompts):
@@ -96,15 +97,15 @@ def preferences_folder(tmp_path_factory, model_folder, runtime) -> Path:
                 rows.append((i, prompt, chosen, rejected, style, ("movie", "book")[i % 2]))
         columns = ["prompt_id", "prompt_ids", "chosen_ids", "rejected_ids", "style", "domain"]
         pd.DataFrame(rows, columns=columns).to_parquet(folder / f"preferences/{split}.parquet")
-    inputs = {"policy": model_folder.parent, "preferences": folder / "preferences"}
-    reference(folder / "reference", {}, runtime=runtime, resume=folder, **inputs)
+    inputs = {"reference": model_folder.parent, "preferences": folder / "preferences"}
+    reference_log_probs(folder / "reference_log_probs", {}, runtime=runtime, resume=folder, **inputs)
     return folder
 
 
 @pytest.fixture(scope="session")
 def triplets(preferences_folder) -> Triplets:
     """30 training triplets of 10 pairs."""
-    return Triplets(preferences_folder / "preferences/train.parquet", preferences_folder / "reference/train.parquet")
+    return triplets_of(preferences_folder / "preferences", preferences_folder / "reference_log_probs", "train", None)
 
 
 def copy_project(to: Path) -> Path:

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mixdpo.artifact import publish, verify
-from mixdpo.assets.base import base
-from mixdpo.assets.models import obtain
-from mixdpo.assets.pipeline import pipeline
-from mixdpo.assets.reviews import clean, read_file, reviews
-from mixdpo.corpus import COLUMNS
+from mixdpo.data.reviews import COLUMNS
 from mixdpo.errors import Corrupt, UserError
+from mixdpo.provenance.artifact import publish, verify
+from mixdpo.stages.assets.base import base
+from mixdpo.stages.assets.models import obtain
+from mixdpo.stages.assets.pipeline import pipeline
+from mixdpo.stages.assets.reviews import clean, read_file, reviews
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 

@@ -21,16 +21,16 @@ from rocrate_validator.models import Severity, ValidationSettings
 from rocrate_validator.services import validate
 from urllib3 import HTTPResponse
 
-from mixdpo import audit as module
-from mixdpo.artifact import label, publish, sha256, write_json
-from mixdpo.audit import audit, causes_first, explain, lineage, sources
-from mixdpo.config import published
-from mixdpo.crate import write_crate
 from mixdpo.errors import UserError
-from mixdpo.fingerprint import fingerprint
-from mixdpo.graph import TEXTS, job, table_inputs, targets
-from mixdpo.paper import paper
-from mixdpo.stages import STAGES
+from mixdpo.paper.tables import tables as print_table
+from mixdpo.provenance.artifact import label, publish, sha256, write_json
+from mixdpo.provenance.fingerprint import fingerprint
+from mixdpo.run import audit as module
+from mixdpo.run.audit import audit, causes_first, explain, lineage, sources
+from mixdpo.run.config import published
+from mixdpo.run.crate import write_crate
+from mixdpo.run.graph import TEXTS, job, table_inputs, targets
+from mixdpo.run.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
 UPSTREAM = {  # folder → folders of the same experiment that it is made from
@@ -38,8 +38,8 @@ UPSTREAM = {  # folder → folders of the same experiment that it is made from
     "completions": ("sft", "assets/reviews"),
     "rewards": ("completions",),
     "preferences": ("rewards",),
-    "reference": ("preferences",),
-    "policies": ("reference",),
+    "reference_log_probs": ("preferences",),
+    "policies": ("reference_log_probs",),
 }
 TABLE = {
     "kind": "rewards",
@@ -90,16 +90,16 @@ def upstream(path: str) -> dict[str, Path]:
 def make(path: str, config: dict, tables: dict, sentiment: float = 0.0) -> None:
     """Publish a small artifact at this place of the run, with its record: scores of three prompts, or a text."""
     stage, spec = job(config, tables, path)
-    if stage in ("paper", "report"):
+    if stage in ("tables", "page"):
         inputs = {name: Path(p) for name, p in table_inputs(config, tables, spec.get("table", "index")).items()}
     else:
         inputs = upstream(path)
     work = {"stage": stage, "spec": spec, "code": fingerprint(STAGES[stage]), "inputs": inputs}
     with publish(Path(path), **work) as (out, resume):
         frame = pd.DataFrame({"prompt_id": [0, 1, 2], "sample": 0, "decoding": "token"})
-        if stage == "paper":
+        if stage == "tables":
             folders = {n: p.parent if p.name == "manifest.json" else p for n, p in inputs.items()}
-            paper(out, spec, runtime=None, resume=resume, **folders)
+            print_table(out, spec, runtime=None, resume=resume, **folders)
         elif "/evaluations/" in path and stage == "rewards":
             frame.assign(sentiment=[sentiment, 1.0, 2.0]).to_parquet(out / "scores.parquet")
         elif stage == "evaluations":
@@ -240,7 +240,7 @@ def test_lineage_names_every_artifact_once_before_what_it_is_made_from(run):
     chain = lineage(Path("paper_tables/embedded/table1.manifest.json"))
     assert set(chain) == set(causes_first(["paper_tables/embedded/table1.manifest.json"]))
     first = next(iter(chain.values()))
-    assert (first["stage"], first["depth"], first["facts"]) == ("paper", 0, RECORD)
+    assert (first["stage"], first["depth"], first["facts"]) == ("tables", 0, RECORD)
     assert first["inputs"]["workflow/published/table1.yaml"] == "workflow/published/table1.yaml"
     sft = chain[f"{SFT}/manifest.json"]
     assert sft["sha256"] == sha256(Path(SFT, "manifest.json")) and sft["spec"]["epochs"] == 2
@@ -351,7 +351,7 @@ def graph_of(crate: Path) -> dict[str, dict]:
 def test_crate_has_a_job_an_artifact(crate):
     entities = graph_of(crate)
     job = entities[f"#{SCORES}"]
-    assert job["instrument"] == {"@id": "mixdpo/rewards.py"}
+    assert job["instrument"] == {"@id": "mixdpo/stages/rewards.py"}
     assert (job["startTime"], job["endTime"]) == ("2026-01-01T00:00:00+00:00", "2026-01-01T00:00:02.500000+00:00")
     results = [entities[r["@id"]] for r in job["result"]]
     assert {r["@id"]: r["sha256"] for r in results} == {
@@ -433,7 +433,7 @@ def test_the_workflow_is_audited_from_print_to_reviews(project, tmp_path):
         changed(table, replaced(row["mean"], another)),
         changed(manifest, replaced(before, sha256(table))),
         changed(project / "tests/tiny.yaml", replaced("vocabulary: 500, width: 32", "vocabulary: 501, width: 32")),
-        changed(project / "mixdpo/rewards.py", replaced("batch_size=64", "batch_size=63")),
+        changed(project / "mixdpo/stages/rewards.py", replaced("batch_size=64", "batch_size=63")),
     ):
         status, lines = command(project, "audit")
         told = [line for line in lines if "; " in line][:-1]
@@ -452,7 +452,9 @@ def test_the_workflow_is_audited_from_print_to_reviews(project, tmp_path):
 
     for file in manifest.parent.glob("table2.*"):
         file.unlink()
-    with changed(project / "mixdpo/statistics.py", lambda content: content + b"# a comment that is not committed\n"):
+    with changed(
+        project / "mixdpo/data/statistics.py", lambda content: content + b"# a comment that is not committed\n"
+    ):
         assert snakemake(project).returncode == 0
     status, lines = command(project, "audit")
     assert status == 1 and any(

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mixdpo.claims import (
+from mixdpo.paper.claims import (
     claims_table,
     comparisons_table,
     gate_accuracy,
@@ -17,7 +17,7 @@ from mixdpo.claims import (
     style_recovery,
     verdict,
 )
-from mixdpo.published import resolved
+from mixdpo.run.published import resolved
 
 PRINTED = {
     "experiment": "e",

@@ -5,11 +5,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from mixdpo.completions import choose_prompts, complete, completions
 from mixdpo.errors import UserError
-from mixdpo.evaluations import evaluations
-from mixdpo.language import TokenBatch, load_language_model, sequence_log_probs
-from mixdpo.models import GlobalWeights, Policy
+from mixdpo.method.language import TokenBatch, load_language_model, sequence_log_probs
+from mixdpo.method.policy import Policy
+from mixdpo.method.weights import GlobalWeights
+from mixdpo.stages.completions import choose_prompts, complete, completions
+from mixdpo.stages.evaluations import evaluations
 
 SPEC = {
     "prompts": 12,
@@ -29,7 +30,7 @@ SPEC = {
 def run(out, resume, model_folder, reviews_folder, runtime):
     for folder in (out, resume):
         folder.mkdir(exist_ok=True)
-    completions(out, SPEC, runtime=runtime, resume=resume, policy=model_folder.parent, reviews=reviews_folder)
+    completions(out, SPEC, runtime=runtime, resume=resume, reference=model_folder.parent, reviews=reviews_folder)
     return pd.read_parquet(out / "completions.parquet")
 
 

@@ -9,11 +9,11 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from mixdpo.checks import RESERVED, check_tables, validate
-from mixdpo.config import asset_files, configuration, published, reward_model_files, spec
 from mixdpo.errors import UserError
-from mixdpo.policies import policies
-from mixdpo.verdicts import verdicts
+from mixdpo.run.checks import RESERVED, check_tables, validate
+from mixdpo.run.config import asset_files, configuration, published, reward_model_files, spec
+from mixdpo.stages.judgements import judgements
+from mixdpo.stages.policies import policies
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
@@ -234,7 +234,7 @@ def test_a_spec_holds_its_slice_only():
         "rewards",
         "validity",
         "preferences",
-        "reference",
+        "reference_log_probs",
         "gates",
         "policies",
     ]
@@ -266,7 +266,7 @@ def test_a_reward_model_is_known_by_all_its_files(tmp_path):
 
 
 def test_no_method_can_be_named_like_an_argument_of_a_stage_that_takes_methods():
-    for stage in policies, verdicts:
+    for stage in policies, judgements:
         parameters = inspect.signature(stage).parameters.values()
         assert {p.name for p in parameters if p.kind != inspect.Parameter.VAR_KEYWORD} <= set(RESERVED)
 
@@ -324,9 +324,9 @@ def test_faults_of_users_and_extensions_are_one_line(key, value, words):
         ("judge.opponents", ["user_dpo"], ["judge.opponents", "expected reference", "found user_dpo"]),
         ("judge.opponents", ["user_moe_case1", "user_dpo", "reference"], ["expected no user_moe_case1", "delete it"]),
         (
-            "experiments.multi_user.users.tastes",
+            "experiments.multi_user.users.styles",
             ["helpfulness", "honesty"],
-            ["multi_user.users.tastes", "truthfulness"],
+            ["multi_user.users.styles", "truthfulness"],
         ),
         ("policies.methods.user_moe_case1.shared_heads", 1, ["user_moe_case1", "1 experts"]),
     ],

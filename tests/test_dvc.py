@@ -160,13 +160,13 @@ def test_a_run_is_recorded_and_pulled_where_the_other_is_not(recorded, tmp_path)
     assert jobs(second, table, config="config/reviews.yaml") == {}
     assert "up to date" in run(second, "dvc", "status", "reviews")
     (second / "config/reviews.yaml").write_text("run: reviews\nrewards: {validity: {n: 39}}\n")
-    assert jobs(second, table, config="config/reviews.yaml") == {"validity": 1, "paper": 1}
+    assert jobs(second, table, config="config/reviews.yaml") == {"validity": 1, "tables": 1}
 
 
 @pytest.mark.slow
 def test_an_edit_is_named_and_reruns_only_what_it_must(repeated):
     assert re.search(r"config.yaml:\s+modified:\s+evaluations\n", repeated["status"])
-    assert repeated["jobs"].keys() == {"evaluations", "evaluation_rewards", "paper", "figures", "report"}
+    assert repeated["jobs"].keys() == {"evaluations", "evaluation_rewards", "tables", "figures", "page"}
     assert 0 < sum(repeated["after the kill"].values()) < sum(repeated["jobs"].values())
     assert repeated["made"] == {"evaluations"}
 

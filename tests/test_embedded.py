@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 import spacy
 
-from mixdpo.assets.embedded import review, reviews, to_doc, without_mistakes
-from mixdpo.assets.embedded.grammar import starts_with_vowel_sound
-from mixdpo.assets.embedded.lexicon import OPINIONS
+from mixdpo.world import review, reviews, to_doc, without_mistakes
+from mixdpo.world.grammar import starts_with_vowel_sound
+from mixdpo.world.lexicon import OPINIONS
 
 DOMAINS = ("movie", "book")
 SEED = 5
@@ -44,7 +44,7 @@ def test_a_review_depends_on_its_domain_seed_and_index_alone(sample):
     assert review("movie", SEED, 700) == sample[700]
     assert list(reviews("book", 3, SEED)) == sample[1000:1003]
     assert review("movie", SEED + 1, 700) != sample[700] != review("book", SEED, 700)
-    command = f"from mixdpo.assets.embedded import review; print(review('book', {SEED}, 7).text)"
+    command = f"from mixdpo.world import review; print(review('book', {SEED}, 7).text)"
     other_process = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert other_process.stdout.strip() == sample[1007].text
 

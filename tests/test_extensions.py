@@ -10,11 +10,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mixdpo.errors import UserError
-from mixdpo.language import TokenBatch
-from mixdpo.losses import elbo, kl_to_uniform, relaxed_loss, responsibilities
-from mixdpo.models import Gate, Policy
-from mixdpo.policies import PreferenceObjective, Triplets, build, policies
-from mixdpo.training import fit, training_batches
+from mixdpo.method.fit import fit, training_batches
+from mixdpo.method.initial import build
+from mixdpo.method.language import TokenBatch
+from mixdpo.method.losses import elbo, kl_to_uniform, relaxed_loss, responsibilities
+from mixdpo.method.objective import PreferenceObjective, Triplets
+from mixdpo.method.policy import Policy
+from mixdpo.method.weights import Gate
+from mixdpo.stages.policies import policies
 
 PROMPTS = [[5, 6, 7], [8, 9]]
 BATCH = [[5, 6, 7], [8, 9]], [(1, 2, 3), (4, 5)]
@@ -204,8 +207,8 @@ def test_an_expert_alone_is_a_language_model_of_transformers(kind, model_folder,
 
 def test_only_the_weights_learn_over_given_experts(model_folder, preferences_folder, method, runtime, tmp_path):
     """Appendix E: experts trained before, one swapped in by its number; a gate alone learns, from 1/K."""
-    inputs = {"policy": model_folder.parent}
-    inputs |= {name: preferences_folder / name for name in ("preferences", "reference")}
+    inputs = {"reference": model_folder.parent}
+    inputs |= {name: preferences_folder / name for name in ("preferences", "reference_log_probs")}
     trained = {}
     for name, changes in {"mix": {"shared_heads": 2, "perturbation": 0.5}, "dpo": {"independent_models": 1}}.items():
         trained[name], resume = tmp_path / name, tmp_path / f"{name}.resume"
@@ -232,12 +235,11 @@ def test_only_the_weights_learn_over_given_experts(model_folder, preferences_fol
 
 
 @pytest.fixture
-def user_triplets(preferences_folder, tmp_path) -> Triplets:
-    """The training triplets, each style the taste of two users."""
+def user_triplets(preferences_folder) -> Triplets:
+    """The training triplets, each style the style of two users."""
     frame = pd.read_parquet(preferences_folder / "preferences/train.parquet")
     frame["user"] = [f"{style}-{i % 2}" for i, style in enumerate(frame["style"])]
-    frame.to_parquet(tmp_path / "train.parquet")
-    return Triplets(tmp_path / "train.parquet", preferences_folder / "reference/train.parquet")
+    return Triplets(frame, pd.read_parquet(preferences_folder / "reference_log_probs/train.parquet"))
 
 
 def test_a_gate_sees_the_user(model_folder, user_triplets, method, runtime, tmp_path):
@@ -282,12 +284,15 @@ def test_user_logits_start_off_by_seeded_noise(model_folder, method, runtime):
 
 
 def test_a_policy_of_one_style_sees_no_other(preferences_folder):
-    paths = preferences_folder / "preferences/train.parquet", preferences_folder / "reference/train.parquet"
-    whole, one = Triplets(*paths), Triplets(*paths, ["grammar"])
+    frames = [
+        pd.read_parquet(preferences_folder / f"{stage}/train.parquet")
+        for stage in ("preferences", "reference_log_probs")
+    ]
+    whole, one = Triplets(*frames), Triplets(*frames, ["grammar"])
     kept = (whole.labels["style"] == "grammar").to_numpy()
     assert len(one.chosen) == kept.sum() == 10 and set(one.labels["style"]) == {"grammar"}
     np.testing.assert_array_equal(one.reference, whole.reference[kept])
     texts = [whole.texts[i] for i in whole.chosen[kept]]
     assert [one.texts[i] for i in one.chosen] == texts
-    with pytest.raises(UserError, match=r"expected preferences of \['spelling'\], found none; correct styles"):
-        Triplets(*paths, ["spelling"])
+    with pytest.raises(UserError, match=r"expected some of \['spelling'\], found none; correct styles"):
+        Triplets(*frames, ["spelling"])

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mixdpo.assets.embedded import feedback as world
-from mixdpo.assets.embedded_feedback import embedded_feedback
-from mixdpo.assets.feedback import as_feedback, feedback
+from mixdpo.data.feedback import ASPECTS, COLUMNS, read_feedback
 from mixdpo.errors import UserError
-from mixdpo.feedback import ASPECTS, COLUMNS, read_feedback
+from mixdpo.stages.assets.embedded_feedback import embedded_feedback
+from mixdpo.stages.assets.feedback import as_feedback, feedback
+from mixdpo.world import feedback as world
 
 SPEC = {"source": "local", "test_share": 0.25, "seed": 0, "template": "{instruction}\n"}
 NONE = {"helpfulness": 1, "honesty": 3, "truthfulness": 3, "instruction_following": 3}

@@ -12,9 +12,8 @@ from matplotlib.colors import to_rgba
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from mixdpo import figures as drawing
-from mixdpo.config import methods_of
-from mixdpo.figures import (
+from mixdpo.paper import figures as drawing
+from mixdpo.paper.figures import (
     best_rewards,
     confusion,
     document_frequencies,
@@ -27,6 +26,7 @@ from mixdpo.figures import (
     words,
     words_of,
 )
+from mixdpo.run.config import methods_of
 
 PUBLISHED = Path(__file__).parent.parent / "workflow" / "published"
 REWARDS = ["sentiment", "informativeness", "grammar"]
@@ -97,8 +97,8 @@ def test_posterior_curves(tmp_path):
         (tmp_path / str(seed)).mkdir()
         curve = pd.DataFrame({"step": [1, 2, 3, 4], "w0": 0.5, "w1": 0.5, "q0 joy": q0, "q1 joy": q1})
         curve.to_csv(tmp_path / str(seed) / "curve.csv", index=False)
-        tastes = {f"q{seed}": [0.9, 0.5], f"q{1 - seed}": [0.1, 0.5]}
-        after = pd.DataFrame({"style": ["joy", "sorrow"], "domain": "d"} | tastes)
+        styles = {f"q{seed}": [0.9, 0.5], f"q{1 - seed}": [0.1, 0.5]}
+        after = pd.DataFrame({"style": ["joy", "sorrow"], "domain": "d"} | styles)
         after.sort_index(axis=1).to_parquet(tmp_path / str(seed) / "responsibilities.parquet")
         artifacts[f"policies:m/seed{seed}"] = tmp_path / str(seed)
     points, window = posterior_curves({"rows": [{"policy": "m"}], "smoothing": 0.5}, artifacts, ["joy"])

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from mixdpo import fingerprint as module
-from mixdpo.fingerprint import fingerprint
-from mixdpo.stages import STAGES
+from mixdpo.provenance import fingerprint as module
+from mixdpo.provenance.fingerprint import fingerprint
+from mixdpo.run.stages import STAGES
 
 
 @pytest.fixture
@@ -33,22 +33,22 @@ def edit(path, old, new):
 
 
 def test_comment_and_docstring_change_nothing(package):
-    before = fingerprint("mixdpo.policies")
-    edit(package / "losses.py", "import torch\n", "import torch  # a remark\n\n")
-    edit(package / "losses.py", '"""The mixture', '"""Another word on the mixture')
-    assert fingerprint("mixdpo.policies") == before
+    before = fingerprint("mixdpo.stages.policies")
+    edit(package / "method/losses.py", "import torch\n", "import torch  # a remark\n\n")
+    edit(package / "method/losses.py", '"""The mixture', '"""Another word on the mixture')
+    assert fingerprint("mixdpo.stages.policies") == before
 
 
 def test_transitive_edit_changes_only_its_users(package):
     before = {stage: fingerprint(name) for stage, name in STAGES.items()}
-    edit(package / "losses.py", "r[..., 0] - r[..., 1]", "r[..., 1] - r[..., 0]")
+    edit(package / "method/losses.py", "r[..., 0] - r[..., 1]", "r[..., 1] - r[..., 0]")
     changed = {stage for stage, name in STAGES.items() if fingerprint(name) != before[stage]}
     assert changed == {"policies"}
 
 
 def test_reward_edit_changes_rewards_and_validity(package):
     before = {stage: fingerprint(name) for stage, name in STAGES.items()}
-    edit(package / "rewards.py", "batch_size=64", "batch_size=63")
+    edit(package / "stages/rewards.py", "batch_size=64", "batch_size=63")
     changed = {stage for stage, name in STAGES.items() if fingerprint(name) != before[stage]}
     assert changed == {"rewards", "validity"}
 

@@ -3,11 +3,12 @@
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mixdpo.errors import UserError
-from mixdpo.gates import gates
-from mixdpo.language import load_language_model
-from mixdpo.policies import pretrained_gate
+from mixdpo.method.initial import pretrained_gate
+from mixdpo.method.language import load_language_model
+from mixdpo.stages.gates import gates
 
 SPEC = {
     "domains": ["movie", "book"],
@@ -38,7 +39,7 @@ def write(folder, wrong: int = 0):
 
 
 def run(tmp_path, model_folder, runtime, spec=SPEC):
-    inputs = {"policy": model_folder.parent, "preferences": tmp_path / "preferences"}
+    inputs = {"reference": model_folder.parent, "preferences": tmp_path / "preferences"}
     (tmp_path / "resume").mkdir(exist_ok=True)
     gates(tmp_path, spec, runtime=runtime, resume=tmp_path / "resume", **inputs)
 
@@ -61,7 +62,7 @@ def test_the_written_gate_weights_each_domain_by_its_own_expert(tmp_path, model_
     for domains in (["movie", "book"], ["book", "movie"]):
         run(tmp_path, model_folder, runtime, SPEC | {"domains": domains})
         (tmp_path / "resume/training.pt").unlink(missing_ok=True)
-        gate = pretrained_gate(tmp_path, load_language_model(model_folder, runtime), 2)
+        gate = pretrained_gate(load_file(tmp_path / "gate.safetensors"), load_language_model(model_folder, runtime), 2)
         w = gate(gate.features([[5, 250], [60, 250]])).exp()
         assert w.sum(1).tolist() == pytest.approx([1, 1])
         assert w[0, domains.index("movie")] > 0.7 and w[1, domains.index("book")] > 0.7
@@ -72,7 +73,7 @@ def test_only_the_linear_layer_learns(tmp_path, model_folder, runtime):
     write(tmp_path / "preferences")
     run(tmp_path, model_folder, runtime)
     model = load_language_model(model_folder, runtime)
-    gate = pretrained_gate(tmp_path, model, 2)
+    gate = pretrained_gate(load_file(tmp_path / "gate.safetensors"), model, 2)
     prompts = [[5, 9], [7], [60, 3, 4]]
     with torch.no_grad():
         expected = [model.base_model(torch.tensor([p])).last_hidden_state[0].mean(0) for p in prompts]

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from mixdpo.config import published
-from mixdpo.graph import job, printed, report_inputs, table_inputs, targets
-from mixdpo.stages import STAGES
+from mixdpo.run.config import published
+from mixdpo.run.graph import job, page_inputs, printed, table_inputs, targets
+from mixdpo.run.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -22,7 +22,7 @@ TABLES = published(PUBLISHED, CONFIG)
 
 def test_every_target_is_a_job():
     stages = [job(CONFIG, TABLES, manifest)[0] for manifest in targets(CONFIG, TABLES)]
-    some = {"paper", "figures", "report", "evaluations", "rewards", "embedded_reviews"}
+    some = {"tables", "figures", "page", "evaluations", "rewards", "embedded_reviews"}
     assert some <= set(stages) <= set(STAGES)
 
 
@@ -36,13 +36,16 @@ def test_sensitivity_is_a_target_of_its_own():
 
 
 def test_job_by_path():
-    assert job(CONFIG, TABLES, "results/embedded/reference/multi_task/manifest.json") == ("reference", {})
+    assert job(CONFIG, TABLES, "results/embedded/reference_log_probs/multi_task/manifest.json") == (
+        "reference_log_probs",
+        {},
+    )
     stage, spec = job(CONFIG, TABLES, "results/embedded/policies/multi_reward/mix_case1/seed0/manifest.json")
     assert (stage, spec["shared_heads"], spec["seed"]) == ("policies", 3, 0)
     stage, spec = job(CONFIG, TABLES, "results/embedded/evaluations/multi_task/dpo/seed0/rewards/manifest.json")
     assert (stage, spec) == ("rewards", {"names": ["sentiment", "sentiment_label"]})
     assert job(CONFIG, TABLES, printed(CONFIG, "figure2")) == ("figures", {"table": "figure2"})
-    assert job(CONFIG, TABLES, printed(CONFIG, "index")) == ("report", CONFIG["report"] | {"run": "embedded"})
+    assert job(CONFIG, TABLES, printed(CONFIG, "index")) == ("page", CONFIG["page"] | {"run": "embedded"})
 
 
 def test_inputs_of_a_table():
@@ -55,7 +58,7 @@ def test_inputs_of_a_table():
 
 
 def test_the_page_waits_for_every_table_of_its_target():
-    inputs = report_inputs(CONFIG, TABLES).values()
+    inputs = page_inputs(CONFIG, TABLES).values()
     for name, table in TABLES.items():
         assert (printed(CONFIG, name) in inputs) == (table.get("target", "all") == "all")
 

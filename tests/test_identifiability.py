@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mixdpo.losses import (
+from mixdpo.method.losses import (
     expert_loss,
     log_bradley_terry,
     log_mbt_likelihood,

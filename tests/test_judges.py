@@ -16,14 +16,14 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from mixdpo import judges
-from mixdpo.assets.embedded.feedback import ratings
+from mixdpo.data.feedback import ASPECTS
 from mixdpo.errors import UserError
-from mixdpo.feedback import ASPECTS
-from mixdpo.judges import Comparison, build, winner_in
-from mixdpo.verdicts import by_length, decoded, pair_scores, verdicts, win_rate
+from mixdpo.stages import judges
+from mixdpo.stages.judgements import by_length, decoded, judgements, pair_scores, win_rate
+from mixdpo.stages.judges import Comparison, build, winner_in
+from mixdpo.world.feedback import ratings
 
-PROMPT = 'By {taste}: {instruction}\nA: {first}\nB: {second}\nSay {"winner": "A"|"B"|"tie"}.'
+PROMPT = 'By {style}: {instruction}\nA: {first}\nB: {second}\nSay {"winner": "A"|"B"|"tie"}.'
 
 
 class Endpoint:
@@ -120,13 +120,13 @@ def test_answers_are_read_wherever_they_stand():
 
 def test_template_and_body_arrive_as_written(endpoint, section):
     endpoint.script = longer
-    first, second = ask(section, ("{second} {taste}", "b"), ("a", "äh \\1 {"))
+    first, second = ask(section, ("{second} {style}", "b"), ("a", "äh \\1 {"))
     assert (first.choice, second.choice) == ("first", "second")
     said = 'Say {"winner": "A"|"B"|"tie"}.'
-    assert endpoint.prompts[0] == f"By honesty: Why?\nA: {{second}} {{taste}}\nB: b\n{said}"
+    assert endpoint.prompts[0] == f"By honesty: Why?\nA: {{second}} {{style}}\nB: b\n{said}"
     assert endpoint.prompts[1] == f"By honesty: Why?\nA: a\nB: äh \\1 {{\n{said}"
     with pytest.raises(UserError, match=r"expected \{second\} in the template"):
-        ask(section | {"prompt": "{instruction} {taste} {first}"}, ("a", "b"))
+        ask(section | {"prompt": "{instruction} {style} {first}"}, ("a", "b"))
 
 
 FAULTS = {
@@ -154,8 +154,8 @@ def test_a_fault_is_tried_again_and_counted(endpoint, section, fault):
 def test_back_off_doubles_and_honours_retry_after(endpoint, section):
     answers = iter([(500, {}, ""), (500, {}, ""), (429, {"Retry-After": "1"}, ""), says("tie")])
     endpoint.script = lambda prompt, number: next(answers)
-    (verdict,) = ask(section | {"attempts": 4, "first_wait": 0.1}, ("a", "b"))
-    assert (verdict.choice, verdict.attempts) == ("tie", 4)
+    (judgement,) = ask(section | {"attempts": 4, "first_wait": 0.1}, ("a", "b"))
+    assert (judgement.choice, judgement.attempts) == ("tie", 4)
     waits = np.diff(endpoint.times)
     assert 0.1 <= waits[0] < 0.2 <= waits[1] < 0.4 and waits[2] >= 1
 
@@ -207,7 +207,7 @@ def test_what_was_answered_is_not_asked_again(endpoint, section):
 
 
 def test_a_killed_run_asks_only_for_the_rest(endpoint, section):
-    code = "import json, sys; from mixdpo.judges import *; section, texts = json.loads(sys.argv[1]); "
+    code = "import json, sys; from mixdpo.stages.judges import *; section, texts = json.loads(sys.argv[1]); "
     code += "build({'kind': 'llm', 'llm': section})([Comparison('Why?', 'honesty', *pair) for pair in texts])"
     command = [sys.executable, "-c", code, json.dumps([section, MANY])]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -239,7 +239,7 @@ def test_failures_are_counted_and_not_kept(endpoint, section):
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_text_that_the_endpoint_refuses_is_one_failure(endpoint, section, status):
-    """A filter, or too long a prompt: it is asked once a run, and the others have their verdicts."""
+    """A filter, or too long a prompt: it is asked once a run, and the others have their judgements."""
     endpoint.script = lambda prompt, number: (status, {}, "no") if "text 4" in prompt else longer(prompt, number)
     given = ask(section | {"max_failed_share": 0.1}, *MANY)
     assert (given[4].choice, given[4].attempts, given[4].error) == ("failed", 1, f"status {status}: no")
@@ -282,12 +282,12 @@ def test_rating_by_hand(monkeypatch):
 
     def scorer(texts, section, device):
         asked.extend(texts)
-        return [{taste: scored[text] * (-1 if taste == "honesty" else 1) for taste in ASPECTS} for _, text in texts]
+        return [{style: scored[text] * (-1 if style == "honesty" else 1) for style in ASPECTS} for _, text in texts]
 
     monkeypatch.setitem(judges.SCORERS, "hand", scorer)
     rating = build({"kind": "rating", "rating": {"scorer": "hand"}})
     pairs = [("good", "bad"), ("bad", "good"), ("good", "fair"), ("good", "good")]
-    given = rating([Comparison("i", taste, *pair) for taste in ("helpfulness", "honesty") for pair in pairs])
+    given = rating([Comparison("i", style, *pair) for style in ("helpfulness", "honesty") for pair in pairs])
     assert [v.choice for v in given] == ["first", "second", "tie", "tie", "second", "first", "tie", "tie"]
     assert (given[0].answer, given[4].answer, given[0].attempts) == ("[2.0, 1.0]", "[-2.0, -1.0]", 0)
     assert asked == [("i", "good"), ("i", "bad"), ("i", "fair")]
@@ -302,12 +302,12 @@ def test_rating_by_hand(monkeypatch):
 def test_rating_of_the_embedded_world():
     texts = [("Name three colours.", "Red, green and blue."), ("Name three colours.", "No.")]
     rating = build({"kind": "rating", "rating": {"scorer": "embedded"}})
-    for taste in ASPECTS:
-        (verdict,) = rating([Comparison(texts[0][0], taste, texts[0][1], texts[1][1])])
-        assert json.loads(verdict.answer) == [ratings(*text)[taste] for text in texts]
+    for style in ASPECTS:
+        (judgement,) = rating([Comparison(texts[0][0], style, texts[0][1], texts[1][1])])
+        assert json.loads(judgement.answer) == [ratings(*text)[style] for text in texts]
 
 
-@pytest.mark.parametrize("labels", [["score"], [*ASPECTS[::-1], "verbosity"]], ids=["one output", "one a taste"])
+@pytest.mark.parametrize("labels", [["score"], [*ASPECTS[::-1], "verbosity"]], ids=["one output", "one a style"])
 def test_rating_by_a_reward_model(model_folder, tmp_path, labels):
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     tokenizer.save_pretrained(tmp_path)
@@ -322,11 +322,11 @@ def test_rating_by_a_reward_model(model_folder, tmp_path, labels):
     with torch.no_grad():  # one at a time: nothing is padded
         alone = [model(**tokenizer("Skip it.", text, return_tensors="pt")).logits[0].tolist() for text in texts]
     rating = build({"kind": "rating", "rating": {"scorer": "model", "path": str(tmp_path)}})
-    for taste, verdict in zip(ASPECTS, rating([Comparison("Skip it.", taste, *texts) for taste in ASPECTS])):
-        column = labels.index(taste) if len(labels) > 1 else 0
+    for style, judgement in zip(ASPECTS, rating([Comparison("Skip it.", style, *texts) for style in ASPECTS])):
+        column = labels.index(style) if len(labels) > 1 else 0
         a, b = (scores[column] for scores in alone)
-        assert json.loads(verdict.answer) == pytest.approx([a, b], abs=1e-5)
-        assert verdict.choice == ("first" if a > b else "second")
+        assert json.loads(judgement.answer) == pytest.approx([a, b], abs=1e-5)
+        assert judgement.choice == ("first" if a > b else "second")
 
 
 def test_a_reward_model_with_a_chat_template_reads_chats_in_fp32(model_folder, tmp_path):
@@ -341,8 +341,8 @@ def test_a_reward_model_with_a_chat_template_reads_chats_in_fp32(model_folder, t
     with torch.no_grad():
         alone = [model(**tokenizer(chat, return_tensors="pt")).logits.item() for chat in chats]
     rating = build({"kind": "rating", "rating": {"scorer": "model", "path": str(tmp_path)}})
-    (verdict,) = rating([Comparison("Skip it.", "honesty", "The film", "A boat")])
-    assert json.loads(verdict.answer) == pytest.approx(alone, abs=1e-5)
+    (judgement,) = rating([Comparison("Skip it.", "honesty", "The film", "A boat")])
+    assert json.loads(judgement.answer) == pytest.approx(alone, abs=1e-5)
 
 
 def test_a_folder_without_a_reward_model_is_one_line(model_folder, tmp_path):
@@ -364,7 +364,7 @@ def write(folder, texts: dict[str, list[str]], weights=None):
             "decoding": decoding,
             "instruction": f"Do {p}.",
             "user": p % 2,
-            "taste": ASPECTS[p % 2],
+            "style": ASPECTS[p % 2],
             "prompt": f"<{p}>",
             "completion": text,
             "completion_ids": list(range(len(text.split()))),
@@ -395,8 +395,8 @@ def judged(world, section, runtime, out="out"):
     spec = {"judge": {"kind": "llm", "llm": section}}
     inputs = {"policy": world / "policy", "base": world / "base", "dpo": world / "dpo"}
     inputs["reward_model/config.json"] = world / "config.json"  # no opponent
-    verdicts(world / out, spec, runtime=runtime, resume=world, **inputs)
-    table = pd.read_parquet(world / out / "verdicts.parquet")
+    judgements(world / out, spec, runtime=runtime, resume=world, **inputs)
+    table = pd.read_parquet(world / out / "judgements.parquet")
     return table, json.loads((world / out / "counts.json").read_text())
 
 
@@ -422,7 +422,7 @@ def test_both_orders_are_asked(world, section, endpoint, runtime):
     assert win_rate(scores.loc[("token", "base")]) == (0.5, pytest.approx(0.5 / np.sqrt(3)), 3)
     asked = len(endpoint.prompts)
     assert asked < 24  # a tie of equal texts is one comparison
-    expected = {"pairs": 12, "verdicts": 24, "failures": 0, "requests": asked, "attempts": asked, "contradictions": 0}
+    expected = {"pairs": 12, "judgements": 24, "failures": 0, "requests": asked, "attempts": asked, "contradictions": 0}
     assert counts == expected
 
 
@@ -439,7 +439,7 @@ def test_a_second_run_asks_nothing_and_writes_the_same(world, section, endpoint,
     asked = len(endpoint.prompts)
     _, counts = judged(world, section, runtime, "again")
     assert len(endpoint.prompts) == asked and counts["attempts"] > counts["requests"]
-    for name in "verdicts.parquet", "counts.json":
+    for name in "judgements.parquet", "counts.json":
         assert (world / "out" / name).read_bytes() == (world / "again" / name).read_bytes()
 
 

@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from mixdpo.language import (
+from mixdpo.method.language import (
     TokenBatch,
     head_log_probs,
     load_language_model,
@@ -17,8 +17,8 @@ from mixdpo.language import (
     sequence_log_probs,
     token_rows,
 )
-from mixdpo.reference import log_probs
-from mixdpo.sft import sft
+from mixdpo.stages.reference_log_probs import log_probs
+from mixdpo.stages.sft import sft
 
 
 def test_perplexity_is_exp_of_the_library_loss(model_folder, runtime):

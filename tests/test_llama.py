@@ -10,12 +10,12 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mixdpo import own
-from mixdpo.completions import completions
+from mixdpo import api as own
 from mixdpo.errors import UserError
-from mixdpo.language import token_rows
-from mixdpo.models import Policy
-from mixdpo.users import instruction_prompts, rated_responses
+from mixdpo.method.language import token_rows
+from mixdpo.method.policy import Policy
+from mixdpo.stages.completions import completions
+from mixdpo.stages.user_preferences import instruction_prompts, rated_responses
 
 BEGIN, END, END_OF_TURN = 300, 0, 301
 
@@ -56,7 +56,7 @@ def test_texts_begin_as_the_tokenizer_begins_them(llama_folder, reviews_folder, 
     )
     spec = {"prompts": 6, "domains": ["movie"], "split": "train", "prompt_tokens": [2, 4], "per_prompt": 2, "seed": 0}
     spec |= {"max_new_tokens": 8, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "batch_size": 4}
-    completions(tmp_path, spec, runtime=runtime, resume=tmp_path, policy=llama_folder.parent, reviews=reviews_folder)
+    completions(tmp_path, spec, runtime=runtime, resume=tmp_path, reference=llama_folder.parent, reviews=reviews_folder)
     frame = pd.read_parquet(tmp_path / "completions.parquet")
     assert frame["prompt_ids"].map(lambda ids: ids[0] == BEGIN and 3 <= len(ids) <= 8).all()
     assert not frame["prompt"].str.contains("<begin>").any()
@@ -73,7 +73,13 @@ def test_instructions_begin_so_and_responses_do_not(llama_folder, tmp_path):
         for text in ("The film.", "A boat.")
     ]
     pd.DataFrame(rows).to_parquet(tmp_path / "feedback.parquet")
-    spec = {"template": "{instruction}\n", "tastes": ["helpfulness"], "per_taste": 2, "prompts": 1, "responses": 2}
+    spec = {
+        "template": "{instruction}\n",
+        "styles": ["helpfulness"],
+        "users_per_style": 2,
+        "prompts": 1,
+        "responses": 2,
+    }
     spec |= {"max_prompt_tokens": 20, "max_tokens": 20, "seed": 0}
     prompts = instruction_prompts(tmp_path, tokenizer, spec)
     assert prompts["prompt_ids"][0] == tokenizer("Name 1.\n").input_ids and prompts["prompt_ids"][0][0] == BEGIN

@@ -12,8 +12,8 @@ from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 from transformers import AutoTokenizer
 
-from mixdpo.language import load_language_model, sequence_log_probs
-from mixdpo.losses import (
+from mixdpo.method.language import load_language_model, sequence_log_probs
+from mixdpo.method.losses import (
     elbo,
     expert_loss,
     gate_loss,
@@ -25,10 +25,10 @@ from mixdpo.losses import (
     responsibilities,
     reward_update,
 )
-from mixdpo.models import Policy
-from mixdpo.policies import PreferenceObjective, Triplets
-from mixdpo.reference import log_probs
-from mixdpo.runtime import Runtime
+from mixdpo.method.objective import PreferenceObjective, Triplets
+from mixdpo.method.policy import Policy
+from mixdpo.method.runtime import Runtime
+from mixdpo.stages.reference_log_probs import log_probs
 
 torch.manual_seed(0)
 B, K = 64, 4
@@ -445,10 +445,8 @@ def test_parity_with_trl(model_folder, method, tmp_path):
         completions.append(ids[mask].tolist())
     half = len(prompts) // 2  # chosen first
     ids = {"prompt_ids": prompts[:half], "chosen_ids": completions[:half], "rejected_ids": completions[half:]}
-    pd.DataFrame(ids).to_parquet(tmp_path / "triplets.parquet")
     ref = log_probs(lambda batch, _: sequence_log_probs(reference, batch), prompts, completions, runtime)
-    pd.DataFrame({"chosen": ref[:half], "rejected": ref[half:]}).to_parquet(tmp_path / "reference.parquet")
-    triplets = Triplets(tmp_path / "triplets.parquet", tmp_path / "reference.parquet")
+    triplets = Triplets(pd.DataFrame(ids), pd.DataFrame({"chosen": ref[:half], "rejected": ref[half:]}))
     trained = Policy.from_language_model(policy, independent_models=1)
     objective = PreferenceObjective(trained, method | {"independent_models": 1}, runtime)
     objective.prepare(triplets, 9)

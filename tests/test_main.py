@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mixdpo import __main__ as command
-from mixdpo.artifact import verify
+from mixdpo.provenance.artifact import verify
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def test_artifact_and_record(tmp_path, call):
 def test_dirty_is_code_that_is_not_committed(tmp_path, call):
     """Texts and tables in Git are no code; a new module is."""
     git = ("git", "-c", "user.name=author", "-c", "user.email=author@example.org")
-    for name in ("README.md", "mixdpo/losses.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in ("README.md", "mixdpo/method/losses.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("text\n")
     for words in ("init", "--quiet"), ("add", "README.md", "mixdpo"), ("commit", "--quiet", "--message", "code"):
         subprocess.run([*git, *words], cwd=tmp_path, check=True)
@@ -79,7 +79,7 @@ def test_help_names_every_command(capsys, monkeypatch):
 
 def test_audit_does_not_load_torch():
     """It starts at once; tables that are made again load it."""
-    code = "import sys, mixdpo.__main__, mixdpo.audit; sys.exit('torch' in sys.modules)"
+    code = "import sys, mixdpo.__main__, mixdpo.run.audit; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

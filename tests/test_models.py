@@ -11,9 +11,11 @@ from scipy.stats import chisquare
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from mixdpo.errors import UserError
-from mixdpo.language import TokenBatch, load_language_model, sequence_log_probs
-from mixdpo.models import Gate, GlobalWeights, Policy, mixture_log_probs
-from mixdpo.policies import pretrained_gate
+from mixdpo.method.decoding import mixture_log_probs
+from mixdpo.method.initial import pretrained_gate
+from mixdpo.method.language import TokenBatch, load_language_model, sequence_log_probs
+from mixdpo.method.policy import Policy
+from mixdpo.method.weights import Gate, GlobalWeights
 
 KINDS = {"case1": (3, 0), "case2": (0, 3), "hybrid": (1, 2)}
 W = [0.5, 0.3, 0.2]
@@ -289,12 +291,12 @@ def test_no_expert_is_one_line():
 
 
 @pytest.mark.parametrize(("experts", "width"), [(2, 8), (3, 16)])
-def test_a_gate_for_another_policy_is_one_line(experts, width, tmp_path):
-    save_file({"weight": torch.zeros(experts, width), "bias": torch.zeros(experts)}, tmp_path / "gate.safetensors")
+def test_a_gate_for_another_policy_is_one_line(experts, width):
+    tensors = {"weight": torch.zeros(experts, width), "bias": torch.zeros(experts)}
     with pytest.raises(
         UserError, match=rf"for 3 experts over 8 features, found one for {experts} over {width};[^\n]*$"
     ):
-        pretrained_gate(tmp_path, language_model(), 3)
+        pretrained_gate(tensors, language_model(), 3)
 
 
 def tamper(folder, kind):

@@ -23,13 +23,8 @@ from snakemake.utils import update_config
 from transformers import CohereConfig, CohereForCausalLM
 
 from mixdpo import __main__ as command
-from mixdpo import checks, judges, own, rewards
-from mixdpo.assets.feedback import feedback
-from mixdpo.config import published
-from mixdpo.config import spec as config_slice
-from mixdpo.errors import Corrupt, UserError
-from mixdpo.graph import table_inputs
-from mixdpo.own import (
+from mixdpo import api as own
+from mixdpo.api import (
     expert_table,
     generate,
     method_spec,
@@ -38,7 +33,14 @@ from mixdpo.own import (
     read_triplets,
     train,
 )
-from mixdpo.preferences import validation_prompts
+from mixdpo.errors import Corrupt, UserError
+from mixdpo.run import checks
+from mixdpo.run.config import published
+from mixdpo.run.config import spec as config_slice
+from mixdpo.run.graph import table_inputs
+from mixdpo.stages import judges, rewards
+from mixdpo.stages.assets.feedback import feedback
+from mixdpo.stages.preferences import validation_prompts
 
 HOW = {"device": "cpu", "precision": "fp32", "threads": 1}
 SMALL = {"epochs": 2, "batch_size": 4, **HOW}
@@ -110,7 +112,7 @@ def test_the_worked_example_runs_as_written(folder, model_folder, monkeypatch, c
 
 
 def test_the_five_lines_of_the_readme(folder, model_folder, capsys):
-    (code,) = (block for block in blocks((ROOT / "README.md").read_text(), "python") if "mixdpo.own" in block)
+    (code,) = (block for block in blocks((ROOT / "README.md").read_text(), "python") if "mixdpo.api" in block)
     assert len(code.splitlines()) == 5
     written(folder / "my.jsonl", rows())
     ran(code.replace("PATH", str(model_folder)))
@@ -252,7 +254,7 @@ def test_what_is_dropped_is_counted(tmp_path, model_folder, runtime):
         {"prompt": "z " * 80, "chosen": "a", "rejected": "b"},
     )
     file = written(tmp_path / "my.jsonl", [*rows(), equal, long, long])
-    how = {"runtime": runtime, "resume": tmp_path, "policy": model_folder.parent, "file": file}
+    how = {"runtime": runtime, "resume": tmp_path, "reference": model_folder.parent, "file": file}
     spec = {"validation_share": 0.25, "max_tokens": None, "seed": 0}
     own_preferences(tmp_path, spec, **how)
     counts = json.loads((tmp_path / "counts.json").read_text())
@@ -280,7 +282,7 @@ def test_a_tokenizer_must_end_texts(tmp_path, model_folder, runtime, monkeypatch
     monkeypatch.setattr(own.AutoTokenizer, "from_pretrained", lambda folder: Endless())
     file = written(tmp_path / "my.jsonl", rows())
     with pytest.raises(UserError, match="expected a tokenizer with an eos token, found none"):
-        own_preferences(tmp_path, {}, runtime=runtime, resume=tmp_path, policy=model_folder.parent, file=file)
+        own_preferences(tmp_path, {}, runtime=runtime, resume=tmp_path, reference=model_folder.parent, file=file)
 
 
 def test_a_model_with_other_logits_is_refused(runtime):

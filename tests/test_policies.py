@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mixdpo.errors import UserError
-from mixdpo.models import Policy
-from mixdpo.policies import PreferenceObjective, Triplets, build, policies
-from mixdpo.training import fit, training_batches
+from mixdpo.method.fit import fit, training_batches
+from mixdpo.method.initial import build
+from mixdpo.method.objective import PreferenceObjective, Triplets
+from mixdpo.method.policy import Policy
+from mixdpo.stages.policies import policies, triplets_of
 
 ARCHITECTURES = [{"shared_heads": 3}, {"independent_models": 3}, {"shared_heads": 2, "independent_models": 1}]
 
@@ -54,11 +56,11 @@ def train(objective, triplets, spec, runtime, tmp_path) -> tuple[dict, dict]:
     return before, objective.state_dict()
 
 
-def test_styles_need_preferences_with_styles(preferences_folder, tmp_path):
+def test_styles_need_preferences_with_styles(preferences_folder):
     frame = pd.read_parquet(preferences_folder / "preferences/train.parquet").drop(columns="style")
-    frame.to_parquet(tmp_path / "train.parquet")
+    known = pd.read_parquet(preferences_folder / "reference_log_probs/train.parquet")
     with pytest.raises(UserError, match=r"expected a column style .* found none; set styles to null"):
-        Triplets(tmp_path / "train.parquet", preferences_folder / "reference/train.parquet", ["grammar"])
+        Triplets(frame, known, ["grammar"])
 
 
 def test_triplets_keep_each_text_once_and_the_views_of_a_pair_together(triplets, preferences_folder):
@@ -139,7 +141,7 @@ LEARNS = [
 def test_what_is_frozen_keeps_its_bytes(changes, moves, model_folder, triplets, method, runtime, tmp_path, gate_folder):
     """After training exactly the parts that the method trains differ, and each of them in every tensor's owner."""
     spec = method | changes
-    objective = objective_of(spec, model_folder, triplets, runtime, gate_folder)
+    objective = objective_of(spec, model_folder, triplets, runtime, load_file(gate_folder / "gate.safetensors"))
     before, after = train(objective, triplets, spec, runtime, tmp_path)
     changed = {name.removeprefix("policy.") for name in before if not before[name].equal(after[name])}
     assert {part for part in moves if any(name.startswith(part) for name in changed)} == moves
@@ -252,10 +254,12 @@ def test_the_stage_writes_a_policy_that_loads(
     """After training the training triplets are likelier, and the written policy gives the written responsibilities."""
     (tmp_path / "resume").mkdir()
     spec = method | changes | {"epochs": 6}
-    inputs = {"policy": model_folder.parent, "gate": gate_folder}
-    inputs |= {name: preferences_folder / name for name in ("preferences", "reference")}
+    inputs = {"reference": model_folder.parent, "gate": gate_folder}
+    inputs |= {name: preferences_folder / name for name in ("preferences", "reference_log_probs")}
     policies(tmp_path, spec, runtime=runtime, resume=tmp_path / "resume", **inputs)
-    validation = Triplets(*(preferences_folder / name / "validation.parquet" for name in ("preferences", "reference")))
+    validation = triplets_of(
+        preferences_folder / "preferences", preferences_folder / "reference_log_probs", "validation", None
+    )
     objective = PreferenceObjective(Policy.from_pretrained(tmp_path / "model", runtime), spec, runtime)
     figures, q = objective.evaluate(validation)
     written = json.loads((tmp_path / "validation.json").read_text())
@@ -270,9 +274,9 @@ def test_a_gate_learns_at_its_own_rate(tmp_path, model_folder, preferences_folde
     """At a rate of 1e-12 it stays where it was while the experts move; the experts' rate says nothing about it."""
     (tmp_path / "resume").mkdir()
     spec = method | {"shared_heads": 2, "weights": "gate", "gate_learning_rate": 1e-12, "epochs": 1}
-    inputs = {"policy": model_folder.parent, "gate": gate_folder}
-    inputs |= {name: preferences_folder / name for name in ("preferences", "reference")}
-    start = build(spec, model_folder, runtime, gate=gate_folder)
+    inputs = {"reference": model_folder.parent, "gate": gate_folder}
+    inputs |= {name: preferences_folder / name for name in ("preferences", "reference_log_probs")}
+    start = build(spec, model_folder, runtime, gate=load_file(gate_folder / "gate.safetensors"))
     policies(tmp_path, spec, runtime=runtime, resume=tmp_path / "resume", **inputs)
     end = Policy.from_pretrained(tmp_path / "model", runtime)
     assert (end.weights.linear.weight - start.weights.linear.weight).abs().max() < 1e-7

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mixdpo.errors import UserError
-from mixdpo.preferences import compare, preferences, style_agreement, write_preferences
+from mixdpo.stages.preferences import compare, preferences, style_agreement, write_preferences
 
 
 def frames(prompts=40):

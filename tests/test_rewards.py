@@ -10,8 +10,16 @@ import pytest
 import spacy
 from spacy.tokens import Doc
 
-from mixdpo import validity as v
-from mixdpo.rewards import REWARDS, Tools, grammar_of, grammatical_sentences_of, informativeness_of, rewards, score
+from mixdpo.stages import validity as v
+from mixdpo.stages.rewards import (
+    REWARDS,
+    Tools,
+    grammar_of,
+    grammatical_sentences_of,
+    informativeness_of,
+    rewards,
+    score,
+)
 
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
 RNG = np.random.default_rng
@@ -160,7 +168,7 @@ def test_score_has_one_column_per_name():
 
 
 def test_the_stage_keeps_rows_and_order(tmp_path, monkeypatch, runtime):
-    monkeypatch.setattr("mixdpo.rewards.Tools", Stub)
+    monkeypatch.setattr("mixdpo.stages.rewards.Tools", Stub)
     rows = {"prompt_id": [7, 7, 3], "sample": [0, 1, 0], "prompt": ["A", "A", "b"], "completion": [" B", " b", " b"]}
     pd.DataFrame(rows).to_parquet(tmp_path / "completions.parquet")
     spec = {"names": ["sentiment", "grammar"]}
@@ -211,7 +219,7 @@ def test_pairwise_accuracy_counts_ties_half():
 
 
 def test_validity_writes_a_row_per_test(tmp_path, monkeypatch, runtime):
-    monkeypatch.setattr("mixdpo.validity.Tools", Stub)
+    monkeypatch.setattr("mixdpo.stages.validity.Tools", Stub)
     text = ["IT WAS FINE. Then Tom has two books.", "it was bad. Then Ann has two books.", "It is so."]
     rows = {"id": range(3), "text": text, "label": [1, 0, None], "rating": None, "domain": "film", "split": "test"}
     pd.DataFrame(rows).to_parquet(tmp_path / "reviews.parquet")

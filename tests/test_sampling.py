@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mixdpo.sampling import draw, sample, truncate
+from mixdpo.method.decoding import draw, sample, truncate
 
 TRANSITIONS = torch.tensor([[1.0, 0.0, 0.0], [0.2, 0.5, 0.3], [0.1, 0.9, 0.0]])  # row: last token; token 0 ends
 

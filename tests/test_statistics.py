@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mixdpo.statistics import against_published, equivalence, holm, mean_and_se, paired, proportion, unpaired
+from mixdpo.data.statistics import against_published, equivalence, holm, mean_and_se, paired, proportion, unpaired
 
 
 def test_mean_and_se():

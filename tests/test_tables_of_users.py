@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from mixdpo import paper as printing
-from mixdpo.config import methods_of, published
-from mixdpo.extensions import (
+from mixdpo.paper import tables as printing
+from mixdpo.paper.extensions import (
     ablations_table,
     contradictions,
     entropy,
@@ -20,24 +19,25 @@ from mixdpo.extensions import (
     win_rate_above_half,
     win_rates_table,
 )
-from mixdpo.figures import KINDS, figures, principal_components, user_map, user_rewards
-from mixdpo.paper import paper
+from mixdpo.paper.figures import KINDS, figures, principal_components, user_map, user_rewards
+from mixdpo.paper.tables import tables
+from mixdpo.run.config import methods_of, published
 
 PUBLISHED = Path(__file__).parent.parent / "workflow" / "published"
-TASTES = {"helpfulness": "Helpfulness", "honesty": "Honesty"}
+STYLES = {"helpfulness": "Helpfulness", "honesty": "Honesty"}
 
 
 def judged(folder: Path, scores: dict[int, tuple[float, float]], differences: dict[int, int], **names) -> Path:
-    """verdicts.parquet of prompts with their scores in both orders and tokens more than the opponent."""
+    """judgements.parquet of prompts with their scores in both orders and tokens more than the opponent."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
-        {"prompt_id": i, "user": f"user-{i:03}", "taste": "honesty", "order": order, "score": score}
+        {"prompt_id": i, "user": f"user-{i:03}", "style": "honesty", "order": order, "score": score}
         | {"tokens_difference": differences[i]}
         for i, both in scores.items()
         for order, score in enumerate(both)
     ]
     frame = pd.DataFrame(rows).assign(**({"decoding": "token", "opponent": "user_dpo"} | names))
-    frame.to_parquet(folder / "verdicts.parquet")
+    frame.to_parquet(folder / "judgements.parquet")
     return folder
 
 
@@ -54,7 +54,7 @@ def written(folder: Path, ratios: list[float]) -> Path:
 
 
 @pytest.fixture
-def verdicts(tmp_path):
+def judgements(tmp_path):
     """Two seeds over four prompts; the last is never judged in seed 0, and once in seed 1.
 
     Pairs of seed 0 score 1, 1/2 (contradiction), 0; of seed 1 1, 1/2 (two ties), 1, 1.
@@ -63,8 +63,8 @@ def verdicts(tmp_path):
     first = {0: (1, 1), 1: (1, 0), 2: (0, 0), 3: (lost, lost)}
     second = {0: (1, 1), 1: (0.5, 0.5), 2: (1, 1), 3: (lost, 1)}
     return {
-        "verdicts:moe/seed0": judged(tmp_path / "0", first, longer),
-        "verdicts:moe/seed1": judged(tmp_path / "1", second, longer | {3: 5}),
+        "judgements:moe/seed0": judged(tmp_path / "0", first, longer),
+        "judgements:moe/seed1": judged(tmp_path / "1", second, longer | {3: 5}),
         "completions:moe/seed0": written(tmp_path / "moe0", [1.0, 2.0, 3.0, 2.0]),
         "completions:moe/seed1": written(tmp_path / "moe1", [3.0, 2.0, 1.0, 2.0]),
         "completions:user_dpo/seed0": written(tmp_path / "dpo", [0.0, 1.0, 0.0, 1.0]),
@@ -74,17 +74,17 @@ def verdicts(tmp_path):
 ROW = {"name": "Mixture", "policy": "moe", "decoding": "token"}
 
 
-def test_win_rates_pool_orders_then_seeds(verdicts):
-    """Per prompt 1, 1/2, 1/2, 1: mean 3/4, SD √(1/12), SE √(1/48). Pairs with both verdicts 3 + 3, one contradicts.
+def test_win_rates_pool_orders_then_seeds(judgements):
+    """Per prompt 1, 1/2, 1/2, 1: mean 3/4, SD √(1/12), SE √(1/48). Pairs with both judgements 3 + 3, one contradicts.
 
     log π/π_ref is 2 for every prompt over the seeds; of DPO 0 or 1, so 1/2, SD √(1/3), SE √(1/12).
     """
     value = {"mean": 0.548, "se": 0.027, "where": "there"}
     table = {"opponents": {"user_dpo": "DPO"}, "rows": [ROW | {"published": {"user_dpo": [value]}}]}
-    cells, grid = win_rates_table(table, verdicts)
+    cells, grid = win_rates_table(table, judgements)
     line = cells.iloc[0]
     assert (line["mean"], line["se"], line["n"]) == (0.75, pytest.approx(np.sqrt(1 / 48)), 4)
-    assert (line["contradictions"], line["failures"], line["verdicts"]) == (pytest.approx(1 / 6), 3, 16)
+    assert (line["contradictions"], line["failures"], line["judgements"]) == (pytest.approx(1 / 6), 3, 16)
     assert (line["published_mean"], line["published_where"], line["seeds"]) == (0.548, "there", 2)
     assert grid.iloc[0].to_dict() == {
         "Model": "Mixture",
@@ -95,7 +95,7 @@ def test_win_rates_pool_orders_then_seeds(verdicts):
         "The other's": "0.5 ± 0.3",
         "Pairs": 4,
         "Orders contradict, %": "16.7",
-        "Verdicts failed": "3 of 16",
+        "Judgements failed": "3 of 16",
     }
 
 
@@ -103,11 +103,11 @@ def test_a_decoding_and_an_opponent_are_judged_apart(tmp_path):
     """Wins by token against DPO, losses by the likeliest expert against it; nobody was set against the reference."""
     one = judged(tmp_path / "a", {0: (1, 1), 1: (1, 1)}, {0: 0, 1: 0})
     two = judged(tmp_path / "b", {0: (0, 0), 1: (0, 0)}, {0: 0, 1: 0}, decoding="sparse")
-    both = pd.concat([pd.read_parquet(folder / "verdicts.parquet") for folder in (one, two)])
-    both.to_parquet(tmp_path / "verdicts.parquet")
+    both = pd.concat([pd.read_parquet(folder / "judgements.parquet") for folder in (one, two)])
+    both.to_parquet(tmp_path / "judgements.parquet")
     rows = [ROW, ROW | {"name": "Sparse", "decoding": "sparse"}]
     table = {"opponents": {"user_dpo": "DPO", "reference": "Reference"}, "rows": rows}
-    artifacts = {"verdicts:moe/seed0": tmp_path, "completions:moe/seed0": written(tmp_path, [1.0, 3.0])}
+    artifacts = {"judgements:moe/seed0": tmp_path, "completions:moe/seed0": written(tmp_path, [1.0, 3.0])}
     artifacts |= {
         f"completions:{name}": written(tmp_path / "c", [0.0, 0.0]) for name in ("user_dpo/seed0", "reference")
     }
@@ -118,34 +118,34 @@ def test_a_decoding_and_an_opponent_are_judged_apart(tmp_path):
     assert grid["Orders contradict, %"].tolist() == ["0.0", "–", "0.0", "–"]
 
 
-def test_contradictions_need_both_verdicts(verdicts):
-    frames = [pd.read_parquet(verdicts[f"verdicts:moe/seed{seed}"] / "verdicts.parquet") for seed in (0, 1)]
+def test_contradictions_need_both_verdicts(judgements):
+    frames = [pd.read_parquet(judgements[f"judgements:moe/seed{seed}"] / "judgements.parquet") for seed in (0, 1)]
     assert [contradictions([frame]) for frame in frames] == [pytest.approx(1 / 3), 0.0]
 
 
-def test_length_bias(verdicts):
-    """Edges belong to the middle: 3 tokens in seed 0, where the prompt has no verdict, leave the 5 of seed 1."""
+def test_length_bias(judgements):
+    """Edges belong to the middle: 3 tokens in seed 0, where the prompt has no judgement, leave the 5 of seed 1."""
     table = {"opponents": {"user_dpo": "DPO"}, "edges": [-3, 3], "rows": [ROW]}
-    cells, grid = length_bias_table(table, verdicts)
+    cells, grid = length_bias_table(table, judgements)
     assert cells[["length", "mean", "n"]].values.tolist() == [
         ["Shorter", 1.0, 1],
         ["About as long", 0.5, 1],
         ["Longer", 0.75, 2],
     ]
     assert grid.loc[0, "Shorter, %"] == "100.0 (n = 1)" and grid.loc[0, "Longer, %"] == "75.0 ± 25.0 (n = 2)"
-    cells, grid = length_bias_table(table | {"edges": [-99, 99]}, verdicts)
+    cells, grid = length_bias_table(table | {"edges": [-99, 99]}, judgements)
     assert cells["n"].tolist() == [0, 4, 0] and grid.loc[0, "Longer, %"] == "– (n = 0)"
 
 
-def test_win_rate_of_a_claim_is_less_a_half(verdicts):
+def test_win_rate_of_a_claim_is_less_a_half(judgements):
     row = {"policy": "moe", "decoding": "token", "opponent": "user_dpo"}
-    found, unit = win_rate_above_half(row, verdicts, 0)
+    found, unit = win_rate_above_half(row, judgements, 0)
     assert (found.effect, found.se, found.n, unit) == (0.25, pytest.approx(np.sqrt(1 / 48)), 4, 1.0)
 
 
 @pytest.fixture
 def gated(tmp_path):
-    """Two seeds of K = 2, the second with its experts the other way round; four users, two a taste, one of them astray.
+    """Two seeds of K = 2, the second with its experts the other way round; four users, two a style, one of them astray.
 
     Users 0 and 1 like helpfulness, 2 and 3 honesty; user 1 goes to honesty's expert. Of four triplets one is not
     recovered. The largest weights are 0.8, 0.7, 0.9, 0.6 and 0.6, those of user 3 twice.
@@ -156,7 +156,7 @@ def gated(tmp_path):
     counts.to_csv(artifacts["preferences:e"] / "disagreement.csv", index=False)
     weight = np.array([0.8, 0.3, 0.1, 0.4, 0.4])
     asked = pd.DataFrame({"prompt_id": range(5), "domain": "instruction", "user": ["0", "1", "2", "3", "3"]})
-    asked["taste"] = [[*TASTES][user > "1"] for user in asked["user"]]
+    asked["style"] = [[*STYLES][user > "1"] for user in asked["user"]]
     style = ["helpfulness", "helpfulness", "honesty", "honesty"]
     triplets = pd.DataFrame({"style": style, "domain": "instruction", "user": ["0", "1", "2", "3"]})
     q, margin = np.array([0.9, 0.8, 0.7, 0.1]), np.array([[4.0, 0], [2, 0], [0, 1], [0, 3]])
@@ -174,11 +174,11 @@ def gated(tmp_path):
 
 
 def test_users_table(gated):
-    """Three of four users are at their taste's expert, in both seeds, whatever the experts' numbers.
+    """Three of four users are at their style's expert, in both seeds, whatever the experts' numbers.
 
-    One user is at expert 0 and three are at expert 1: any two tastes of two users each leave three at the best.
+    One user is at expert 0 and three are at expert 1: any two styles of two users each leave three at the best.
     """
-    table = {"experiment": "e", "tastes": TASTES, "shuffles": 50, "seed": 0, "rows": [{"name": "MoE", "policy": "moe"}]}
+    table = {"experiment": "e", "styles": STYLES, "shuffles": 50, "seed": 0, "rows": [{"name": "MoE", "policy": "moe"}]}
     cells, grid = users_table(table, gated)
     own = cells[cells["row"] == "MoE"].set_index("column")
     assert own.loc["Users at their expert", ["mean", "se", "n"]].tolist() == [0.75, pytest.approx(np.sqrt(3) / 8), 4]
@@ -188,14 +188,14 @@ def test_users_table(gated):
     assert own.loc["Honesty", ["mean", "head"]].tolist() == [1.0, "Expert 1"]
     assert grid.loc[0, "Helpfulness"] == "Expert 0 (0.50)" and grid.loc[0, "Honesty"] == "Expert 1 (1.00)"
     assert grid.loc[0, "n (users, prompts, triplets)"] == "4, 5, 4"
-    assert grid.iloc[1]["Pairs on which tastes disagree"] == "0.200 ± 0.040 (n = 100)"
+    assert grid.iloc[1]["Pairs on which styles disagree"] == "0.200 ± 0.040 (n = 100)"
     assert cells.iloc[-1][["row", "mean", "n"]].tolist() == ["Preferences", 0.2, 100]
 
 
 def test_a_users_expert_is_of_the_mean_weight(gated):
-    """User 3 gives expert 0 0.4 first and then 0.9, 0.65 on average: one user of each taste is astray.
+    """User 3 gives expert 0 0.4 first and then 0.9, 0.65 on average: one user of each style is astray.
 
-    Two users at either expert: shuffled tastes agree with that for 1 of 3 ways to pair them and else for half, 2/3.
+    Two users at either expert: shuffled styles agree with that for 1 of 3 ways to pair them and else for half, 2/3.
     """
     for seed in (0, 1):
         path = gated[f"completions:moe/seed{seed}"] / "weights.parquet"
@@ -203,7 +203,7 @@ def test_a_users_expert_is_of_the_mean_weight(gated):
         frame.loc[4, [f"w{seed}", f"w{1 - seed}"]] = 0.9, 0.1
         frame.to_parquet(path)
     rows = [{"name": "MoE", "policy": "moe"}]
-    table = {"experiment": "e", "tastes": TASTES, "shuffles": 200, "seed": 0, "rows": rows}
+    table = {"experiment": "e", "styles": STYLES, "shuffles": 200, "seed": 0, "rows": rows}
     cells, grid = users_table(table, gated)
     assert grid.loc[0, "Users at their expert"] == "0.500 ± 0.250"
     assert cells.loc[0, ["chance", "chance_95"]].tolist() == pytest.approx([2 / 3, 1.0], abs=0.05)
@@ -266,11 +266,11 @@ def test_principal_components():
 
 
 def test_user_map_draws_every_user_of_the_first_seed(gated):
-    """Margins (4, 0), (2, 0), (0, 1), (0, 3); a taste has the same marker in the legend as in every panel."""
-    table = {"tastes": [*TASTES], "rows": [{"name": "MoE", "policy": "moe"}] * 2}
+    """Margins (4, 0), (2, 0), (0, 1), (0, 3); a style has the same marker in the legend as in every panel."""
+    table = {"styles": [*STYLES], "rows": [{"name": "MoE", "policy": "moe"}] * 2}
     figure, numbers = user_map(table, gated)
     one = numbers[numbers["panel"] == "a"]
-    assert one["user"].tolist() == ["0", "1", "2", "3"] and one["series"].tolist() == [t for t in TASTES for _ in "ab"]
+    assert one["user"].tolist() == ["0", "1", "2", "3"] and one["series"].tolist() == [t for t in STYLES for _ in "ab"]
     assert one[["margin0", "margin1"]].values.tolist() == [[4, 0], [2, 0], [0, 1], [0, 3]]
     assert np.linalg.norm(one[["x", "y"]].diff().iloc[1]) == pytest.approx(2.0)
     assert one["x"].var() > one["y"].var()
@@ -293,24 +293,24 @@ def test_figure_is_the_same_bytes_twice(tmp_path, runtime, gated):
     assert written[0] == written[1]
 
 
-def test_tables_are_printed_from_their_yaml(tmp_path, runtime, verdicts):
+def test_tables_are_printed_from_their_yaml(tmp_path, runtime, judgements):
     """Published percentages stand beside ours, at Case 1 alone; length_bias takes the rows of the other table."""
     methods = ("user_moe_case1",)
     artifacts = {
-        f"{stage}:multi_user/{method}/seed0": verdicts[f"{stage}:moe/seed0"]
+        f"{stage}:multi_user/{method}/seed0": judgements[f"{stage}:moe/seed0"]
         for method in methods
-        for stage in ("verdicts", "completions")
+        for stage in ("judgements", "completions")
     }
     for name in "user_dpo/seed0", "reference":
-        artifacts[f"completions:multi_user/{name}"] = verdicts["completions:user_dpo/seed0"]
+        artifacts[f"completions:multi_user/{name}"] = judgements["completions:user_dpo/seed0"]
     source = PUBLISHED / "poster_table3.yaml"
     how = {"runtime": runtime, "resume": tmp_path} | artifacts
-    paper(tmp_path, {"table": "poster_table3"}, published=source, **how)
+    tables(tmp_path, {"table": "poster_table3"}, published=source, **how)
     text = (tmp_path / "poster_table3.md").read_text()
     assert [text.count(value) for value in ("54.8 ± 2.7", "56.9 ± 2.8", "55.1 ± 3.2", "56.5 ± 2.8")] == [1] * 4
     assert text.count("| 50.0 ± 28.9 ") == 1
     assert r"Win rate, \%" in (tmp_path / "poster_table3.tex").read_text()
-    paper(tmp_path, {"table": "length_bias"}, published=PUBLISHED / "length_bias.yaml", poster_table3=source, **how)
+    tables(tmp_path, {"table": "length_bias"}, published=PUBLISHED / "length_bias.yaml", poster_table3=source, **how)
     numbers = json.loads((tmp_path / "length_bias.json").read_text())
     assert len(numbers) == 2 and numbers["Case 1 (Mixture)"]["DPO"]["Longer"] == {"mean": 0.0, "n": 1}
 

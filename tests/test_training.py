@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from mixdpo import training
 from mixdpo.errors import UserError
-from mixdpo.policies import PreferenceObjective, build
-from mixdpo.training import epoch_batches, fit, learning_rate_factor, training_batches
+from mixdpo.method import fit as training
+from mixdpo.method.fit import epoch_batches, fit, learning_rate_factor, training_batches
+from mixdpo.method.initial import build
+from mixdpo.method.objective import PreferenceObjective
 
 SPEC = {
     "epochs": 3,

@@ -82,7 +82,7 @@ def test_an_evaluation_setting_reruns_evaluations_and_tables(project, tmp_path):
     overlay = tmp_path / "edited.yaml"
     overlay.write_text((project / "tests/tiny.yaml").read_text().replace("prompts: 40", "prompts: 39"))
     counts = jobs(project, config=str(overlay))
-    assert counts == {"evaluations": 11, "evaluation_rewards": 11, "paper": 11, "figures": 3, "report": 1}
+    assert counts == {"evaluations": 11, "evaluation_rewards": 11, "tables": 11, "figures": 3, "page": 1}
 
 
 def edited(project: Path, name: str, old: str, new: str):
@@ -95,23 +95,23 @@ def edited(project: Path, name: str, old: str, new: str):
 
 
 def test_a_comment_reruns_nothing(project):
-    assert edited(project, "mixdpo/training.py", "import math\n", "import math  # for the cosine\n\n") == {}
+    assert edited(project, "mixdpo/method/fit.py", "import math\n", "import math  # for the cosine\n\n") == {}
 
 
 def test_a_line_of_a_reward_reruns_rewards_and_what_follows(project):
-    counts = edited(project, "mixdpo/rewards.py", "batch_size=64", "batch_size=63")
+    counts = edited(project, "mixdpo/stages/rewards.py", "batch_size=64", "batch_size=63")
     assert counts == {
         "rewards": 2,
         "validity": 1,
         "preferences": 2,
-        "reference": 2,
+        "reference_log_probs": 2,
         "gates": 1,
         "policies": 9,
         "evaluations": 9,  # those of the reference stay
         "evaluation_rewards": 11,
-        "paper": 13,  # perplexity stays
+        "tables": 13,  # perplexity stays
         "figures": 4,
-        "report": 1,
+        "page": 1,
     }
 
 
@@ -122,18 +122,18 @@ def test_a_second_seed_adds_one_policy_a_method(project, tmp_path):
         "policies": 11,
         "evaluations": 11,
         "evaluation_rewards": 9,
-        "verdicts": 1,
-        "paper": 14,
+        "judgements": 1,
+        "tables": 14,
         "figures": 5,
-        "report": 1,
+        "page": 1,
     }
 
 
 def test_a_missing_artifact_is_made_again(project):
-    manifest = project / "results/tiny/reference/multi_reward/manifest.json"
+    manifest = project / "results/tiny/reference_log_probs/multi_reward/manifest.json"
     content = manifest.read_bytes()
     manifest.unlink()
-    assert jobs(project)["reference"] == 1
+    assert jobs(project)["reference_log_probs"] == 1
     manifest.write_bytes(content)
 
 
@@ -142,7 +142,7 @@ def test_tables_in_git_do_not_stand_in_for_missing_results(project, tmp_path):
     shutil.copytree(project / "paper_tables", clone / "paper_tables")
     done = snakemake(clone, "--dry-run")
     counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE))
-    assert (counts["base"], counts["policies"], counts["paper"], counts["total"]) == ("1", "11", "17", "81")
+    assert (counts["base"], counts["policies"], counts["tables"], counts["total"]) == ("1", "11", "17", "81")
 
 
 def test_a_misspelt_key_is_one_line(project, tmp_path):
@@ -174,7 +174,7 @@ def test_a_flipped_byte_stops_the_consumer_with_one_line(project):
     weights = project / "results/tiny/sft/multi_reward/model/model.safetensors"
     good = weights.read_bytes()
     weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    done = snakemake(project, "--forcerun", "reference")
+    done = snakemake(project, "--forcerun", "reference_log_probs")
     weights.write_bytes(good)
     assert done.returncode != 0
     assert "sft/multi_reward/model/model.safetensors: does not match its SHA-256" in done.stdout + done.stderr
@@ -270,7 +270,7 @@ def test_killed_at_work_the_run_continues_to_the_same_bytes(project, tmp_path):
 
 def test_sensitivity(project):
     """After `all`, it trains DPO and Case 1 at two more β; no cell is without a verdict."""
-    expected = {"policies": 4, "evaluations": 4, "evaluation_rewards": 4, "paper": 1}
+    expected = {"policies": 4, "evaluations": 4, "evaluation_rewards": 4, "tables": 1}
     assert {name: n for name, n in jobs(project, "sensitivity").items() if name != "sensitivity"} == expected
     done = snakemake(project, "sensitivity")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -5,9 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(workflow.current_basedir)))
 
-from mixdpo.artifact import keep
-from mixdpo.checks import check_tables, validate
-from mixdpo.config import (
+from mixdpo.run.checks import check_tables, validate
+from mixdpo.run.config import (
     asset_files,
     asset_stage,
     has_users,
@@ -21,11 +20,18 @@ from mixdpo.config import (
     spec,
 )
 from mixdpo.errors import UserError
-from mixdpo.fingerprint import fingerprint
-from mixdpo.graph import PUBLISHED, records, report_inputs, results, table_inputs, targets
-from mixdpo.stages import STAGES
+from mixdpo.provenance.artifact import keep
+from mixdpo.provenance.fingerprint import fingerprint
+from mixdpo.run.graph import PUBLISHED, page_inputs, page_spec, records, results, table_inputs, targets
+from mixdpo.run.settings import completed
+from mixdpo.run.stages import STAGES
+from mixdpo.run.yaml import read, shipped
 
 try:
+    shipped()  # Snakemake keeps the last of equal keys in a file; these two refuse them
+    for overlay in workflow.overwrite_configfiles:
+        read(overlay)
+    config.update(completed(config))
     validate(config)
     TABLES = published(PUBLISHED, config)
     check_tables(config, TABLES)
@@ -96,7 +102,7 @@ def model_of(wildcards):
 
 def training_inputs(wildcards):
     """What a policy is trained from; a gate only where the method has one."""
-    stages = {"policy": "sft", "preferences": "preferences", "reference": "reference"}
+    stages = {"reference": "sft", "preferences": "preferences", "reference_log_probs": "reference_log_probs"}
     if is_gated(config, wildcards.method):
         stages["gate"] = "gates"
     inputs = {name: f"{RESULTS}/{stage}/{wildcards.experiment}/manifest.json" for name, stage in stages.items()}
@@ -119,7 +125,7 @@ def base_of(wildcards):
 def preference_inputs(wildcards):
     """What preferences are made from: scored completions, or rated responses in the tokens of the reference policy."""
     if has_users(config, wildcards.experiment):
-        return {"policy": f"{RESULTS}/sft/{wildcards.experiment}/manifest.json", "feedback": corpus_of(wildcards)}
+        return {"reference": f"{RESULTS}/sft/{wildcards.experiment}/manifest.json", "feedback": corpus_of(wildcards)}
     stages = ("completions", "rewards")
     return {stage: f"{RESULTS}/{stage}/{wildcards.experiment}/manifest.json" for stage in stages}
 
@@ -135,7 +141,7 @@ def evaluation_inputs(wildcards):
     return {"policy": model_of(wildcards), "reference": reference, corpus: corpus_of(wildcards)}
 
 
-def verdict_inputs(wildcards):
+def judgement_inputs(wildcards):
     """Completions of a policy and of its opponents, which are judged with its own training seed."""
     folder = f"{RESULTS}/evaluations/{wildcards.experiment}"
     seed = wildcards.policy.partition("/")[2]

@@ -1,7 +1,7 @@
 # Sample completions of training prompts from the reference policy.
 rule completions:
     input:
-        policy=f"{RESULTS}/sft/{{experiment}}/manifest.json",
+        reference=f"{RESULTS}/sft/{{experiment}}/manifest.json",
         reviews=f"{RESULTS}/assets/reviews/manifest.json",
     output:
         f"{RESULTS}/completions/{{experiment}}/manifest.json",

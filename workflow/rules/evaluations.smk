@@ -53,15 +53,15 @@ rule evaluation_rewards:
 
 
 # Judge the completions of the test prompts against those of the opponents.
-rule verdicts:
+rule judgements:
     input:
-        unpack(verdict_inputs),
+        unpack(judgement_inputs),
     output:
-        f"{RESULTS}/evaluations/{{experiment}}/{{policy}}/verdicts/manifest.json",
+        f"{RESULTS}/evaluations/{{experiment}}/{{policy}}/judgements/manifest.json",
     log:
-        f"logs/{config['run']}/evaluations/{{experiment}}/{{policy}}/verdicts.log",
+        f"logs/{config['run']}/evaluations/{{experiment}}/{{policy}}/judgements.log",
     benchmark:
-        f"{RESULTS}/runs/evaluations/{{experiment}}/{{policy}}/verdicts.tsv"
+        f"{RESULTS}/runs/evaluations/{{experiment}}/{{policy}}/judgements.tsv"
     conda:
         "../../envs/mixdpo.yaml"
     threads: THREADS
@@ -70,9 +70,9 @@ rule verdicts:
         device=DEVICE,
         precision=PRECISION,
     params:
-        spec=spec_of("verdicts"),
-        code=code_of("verdicts"),
+        spec=spec_of("judgements"),
+        code=code_of("judgements"),
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        f"python -m mixdpo verdicts{COMMAND}"
+        f"python -m mixdpo judgements{COMMAND}"

@@ -1,14 +1,14 @@
 # Compute the log-probabilities of all triplets under the reference policy.
-rule reference:
+rule reference_log_probs:
     input:
-        policy=f"{RESULTS}/sft/{{experiment}}/manifest.json",
+        reference=f"{RESULTS}/sft/{{experiment}}/manifest.json",
         preferences=f"{RESULTS}/preferences/{{experiment}}/manifest.json",
     output:
-        f"{RESULTS}/reference/{{experiment}}/manifest.json",
+        f"{RESULTS}/reference_log_probs/{{experiment}}/manifest.json",
     log:
-        f"logs/{config['run']}/reference/{{experiment}}.log",
+        f"logs/{config['run']}/reference_log_probs/{{experiment}}.log",
     benchmark:
-        f"{RESULTS}/runs/reference--{{experiment}}.tsv"
+        f"{RESULTS}/runs/reference_log_probs--{{experiment}}.tsv"
     conda:
         "../../envs/mixdpo.yaml"
     threads: THREADS
@@ -17,18 +17,18 @@ rule reference:
         device=DEVICE,
         precision=PRECISION,
     params:
-        spec=spec_of("reference"),
-        code=code_of("reference"),
+        spec=spec_of("reference_log_probs"),
+        code=code_of("reference_log_probs"),
         facts=f"{RESULTS}/runs",
         inputs=named,
     shell:
-        f"python -m mixdpo reference{COMMAND}"
+        f"python -m mixdpo reference_log_probs{COMMAND}"
 
 
 # Pretrain a gate to tell the experiment's domains apart by the prompt.
 rule gates:
     input:
-        policy=f"{RESULTS}/sft/{{experiment}}/manifest.json",
+        reference=f"{RESULTS}/sft/{{experiment}}/manifest.json",
         preferences=f"{RESULTS}/preferences/{{experiment}}/manifest.json",
     output:
         f"{RESULTS}/gates/{{experiment}}/manifest.json",

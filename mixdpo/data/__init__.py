@@ -1,0 +1,1 @@
+"""The forms in which data travel between stages, and their readers."""

@@ -1,0 +1,362 @@
+"""Policies: K experts on a shared encoder, of their own, or as adapters, mixed by global weights or by a gate.
+
+N = sequences or prompts, K = experts, T = tokens, M = predicted positions of a batch, d = hidden size, V = vocabulary,
+U = users.
+"""
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from mixdpo.errors import UserError
+from mixdpo.method.decoding import Decoder, draw, sample
+from mixdpo.method.language import TokenBatch, fuse_gelu, head_log_probs, hidden_states, load_language_model
+from mixdpo.method.runtime import Runtime
+from mixdpo.method.weights import GateWeights, GlobalWeights, rows_by
+
+
+class Policy(nn.Module):
+    """The mixture policy (1). Experts are numbered heads first, then independent models, then adapters.
+
+    Case 1 is a shared encoder with K untied output layers (`heads`), Case 2 K independent models, a hybrid
+    (section B.3) has several kinds. Adapters are low-rank updates (LoRA) of one frozen model, for models too large for
+    K copies. One independent model is an ordinary language model, as baseline DPO and the reference.
+    """
+
+    def __init__(
+        self,
+        encoder: PreTrainedModel | None,
+        heads: Sequence[nn.Linear],
+        independent: Sequence[PreTrainedModel],
+        weights: GlobalWeights | GateWeights,
+        adapted: PeftModel | None = None,
+    ):
+        super().__init__()
+        self.encoder, self.weights, self.adapted = encoder, weights, adapted
+        self.heads, self.independent = nn.ModuleList(heads), nn.ModuleList(independent)
+        fuse_gelu(self)
+
+    @classmethod
+    def from_language_model(
+        cls,
+        model: PreTrainedModel,
+        *,
+        shared_heads: int = 0,
+        independent_models: int = 0,
+        adapters: int = 0,
+        rank: int = 8,
+        weights=None,
+    ) -> "Policy":
+        """K = shared_heads + independent_models + adapters exact copies of `model`; weights 1/K unless given."""
+        experts = shared_heads + independent_models + adapters
+        if experts < 1:
+            raise UserError("heads + models + adapters: expected at least 1 expert, found 0; raise one of them")
+        heads = [_untied_head(model) for _ in range(shared_heads)]
+        encoder = copy.deepcopy(model.base_model) if shared_heads else None
+        independent = [copy.deepcopy(model) for _ in range(independent_models)]
+        adapted = _adapted(copy.deepcopy(model), adapters, rank) if adapters else None
+        weights = GlobalWeights(experts) if weights is None else weights
+        return cls(encoder, heads, independent, weights.to(model.device), adapted)
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names of the adapters, one an expert."""
+        return [] if self.adapted is None else list(self.adapted.peft_config)
+
+    @property
+    def experts(self) -> int:
+        return len(self.heads) + len(self.independent) + len(self.adapters)
+
+    @property
+    def config(self):
+        """The language model's configuration; every part has the same vocabulary and end-of-text."""
+        parts = [self.encoder, *self.independent, self.adapted]
+        return next(part for part in parts if part is not None).config
+
+    @property
+    def ends(self) -> list[int]:
+        """The tokens that end a text; models for chat have several."""
+        ends = self.config.eos_token_id
+        return [ends] if isinstance(ends, int) else list(ends or [])
+
+    def output_layer(self, k: int) -> nn.Linear:
+        """The output layer (V, d) of expert k; adapters share that of their model."""
+        if k < len(self.heads):
+            return self.heads[k]
+        return self.language_model(k).get_output_embeddings()
+
+    def language_model(self, k: int) -> PreTrainedModel:
+        """The model that runs as expert k ≥ number of heads, its adapter switched on if it is one."""
+        i = k - len(self.heads)
+        if i < len(self.independent):
+            return self.independent[i]
+        # Switching stops the gradients of the other adapters, which their own forward passes have asked for.
+        wanted = [(p, p.requires_grad) for p in self.adapter_parameters()]
+        self.adapted.set_adapter(self.adapters[i - len(self.independent)])
+        for parameter, value in wanted:
+            parameter.requires_grad_(value)
+        return self.adapted.get_base_model()
+
+    def adapter_parameters(self) -> list[nn.Parameter]:
+        """The low-rank matrices of all adapters."""
+        named = [] if self.adapted is None else self.adapted.named_parameters()
+        return [parameter for name, parameter in named if ".lora_" in name]
+
+    def expert_parameters(self, encoder: bool = True) -> list[nn.Parameter]:
+        """What learns when the experts do; without the shared encoder where that is frozen."""
+        shared = [] if self.encoder is None or not encoder else self.encoder.parameters()
+        return [*shared, *self.heads.parameters(), *self.independent.parameters(), *self.adapter_parameters()]
+
+    @torch.no_grad()
+    def expert(self, k: int) -> PreTrainedModel:
+        """Expert k as a language model by itself: a copy that any tool for causal language models can use."""
+        if k >= len(self.heads) + len(self.independent):
+            self.language_model(k)
+            return copy.deepcopy(self.adapted).merge_and_unload()
+        if k >= len(self.heads):
+            return copy.deepcopy(self.independent[k - len(self.heads)])
+        config = copy.deepcopy(self.encoder.config)
+        config.tie_word_embeddings = False
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(self.heads[k].weight.device).eval()
+        fuse_gelu(model)
+        model.base_model.load_state_dict(self.encoder.state_dict())
+        model.get_output_embeddings().weight.copy_(self.heads[k].weight)
+        return model
+
+    @torch.no_grad()
+    def perturb(self, scale: float, seed: int) -> None:
+        """Add noise to every output matrix, `scale` times its root mean square: copies would stay copies for ever.
+
+        An adapter gets it in the updates of its matrices instead, of that size against the matrix that it updates.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for k in range(len(self.heads) + len(self.independent)):
+            layer = self.output_layer(k)
+            noise = torch.randn(layer.weight.shape, generator=generator).to(layer.weight)
+            layer.weight.add_(noise, alpha=scale * _rms(layer.weight))
+        for name in self.adapters:
+            for layer in (module for module in self.adapted.modules() if name in getattr(module, "lora_A", {})):
+                a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+                a.copy_(torch.randn(a.shape, generator=generator) * a.shape[1] ** -0.5)
+                b.copy_(torch.randn(b.shape, generator=generator))
+                b.mul_(scale * _rms(layer.base_layer.weight) / (_rms(b @ a) * layer.scaling[name]))
+
+    def expert_log_probs(
+        self, batch: TokenBatch, hidden: Tensor | None = None, experts: Sequence[int] | None = None
+    ) -> Tensor:
+        """log π_k(y_t | x, y_<t) at the masked positions in row order: (M, K), fp32; one encoder pass for all heads.
+
+        `hidden` (M, d) stands in for that pass when the encoder is frozen and its states are known. Only `experts` are
+        run, all K unless given.
+        """
+        targets, columns = batch.tokens[:, 1:][batch.mask], []
+        for k in range(self.experts) if experts is None else experts:
+            if k >= len(self.heads):
+                model = self.language_model(k)
+                states, layer = hidden_states(model.base_model, batch), model.get_output_embeddings()
+            else:
+                states = hidden = hidden_states(self.encoder, batch) if hidden is None else hidden
+                layer = self.heads[k]
+            columns.append(head_log_probs(states, layer, targets))
+        return torch.stack(columns, dim=-1)
+
+    def log_probs(self, batch: TokenBatch, hidden: Tensor | None = None) -> Tensor:
+        """log π_k(y | x) of whole completions: (N, K)."""
+        values, rows = self.expert_log_probs(batch, hidden), batch.mask.nonzero()[:, 0]
+        return values.new_zeros(len(batch.mask), self.experts).index_add(0, rows, values)
+
+    def token_log_probs(self, batch: TokenBatch, experts: Sequence[int] | None = None) -> Tensor:
+        """log π_k(y_t | x, y_<t) of `experts`, all K unless given, 0 where nothing is predicted: (N, K, T − 1)."""
+        values = self.expert_log_probs(batch, experts=experts)
+        grid = values.new_zeros(*batch.mask.shape, values.shape[-1])
+        grid[batch.mask] = values
+        return grid.transpose(1, 2)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        runtime: Runtime,
+        seed: int,
+        users: Sequence[str] | None = None,
+        expert: int | None = None,
+        mixture: str = "token",
+        top_s: int | None = None,
+        **how,
+    ) -> list[list[int]]:
+        """One completion, as token ids, for each prompt of token ids, and its user if the gate knows users.
+
+        `how` goes to `sampling.sample`.
+
+        expert=k: from π_k. mixture="sequence": draws k from w(x), then a completion from π_k, which is exactly (1).
+        mixture="token": draws every token from Σ_k w_k(x) π_k(y_t | x, y_<t). top_s keeps the S experts of the
+        largest weights and divides by their sum (appendix G). Only the experts that a prompt needs are run for it.
+        The draws depend on `seed` and the prompts of this call, nothing else.
+        """
+        generator = torch.Generator(runtime.device).manual_seed(seed)
+        log_w = self.routing(prompts, generator, expert, mixture, top_s, users)
+        completions: list = [None] * len(prompts)
+        active = log_w.isfinite().tolist()
+        for rows in rows_by((len(prompt), flags) for prompt, flags in zip(prompts, map(tuple, active), strict=True)):
+            experts = [k for k, flag in enumerate(active[rows[0]]) if flag]
+            tokens = torch.tensor([prompts[i] for i in rows], device=log_w.device)
+            decoder = Decoder(self, experts, log_w[rows][:, experts], runtime)
+            drawn = sample(decoder, tokens, self.ends, generator, **how)
+            for row, completion in zip(rows, drawn, strict=True):
+                completions[row] = completion
+        return completions
+
+    @torch.no_grad()
+    def routing(
+        self,
+        prompts: Sequence[Sequence[int]],
+        generator: torch.Generator,
+        expert: int | None = None,
+        mixture: str = "token",
+        top_s: int | None = None,
+        users: Sequence[str] | None = None,
+    ) -> Tensor:
+        """log weights (N, K) of the experts that decode each prompt, −∞ for those that do not take part."""
+        if expert is not None and not 0 <= expert < self.experts:
+            raise UserError(f"expert: expected 0 to {self.experts - 1}, found {expert}; choose one of those")
+        if top_s is not None and not 1 <= top_s <= self.experts:
+            raise UserError(f"top_s: expected 1 to {self.experts}, found {top_s}; choose one of those")
+        if mixture not in ("token", "sequence"):
+            raise UserError(f"mixture: expected token or sequence, found {mixture}; choose one of those")
+        log_w = self.log_weights(prompts, users) if expert is None else self.uniform(len(prompts))
+        if top_s is not None:
+            kept = log_w.topk(top_s)
+            log_w = torch.full_like(log_w, -torch.inf).scatter(1, kept.indices, kept.values).log_softmax(dim=-1)
+        chosen = draw(log_w, generator) if mixture == "sequence" else None
+        if expert is not None:
+            chosen = torch.full((len(prompts),), expert, device=log_w.device)
+        if chosen is not None:
+            log_w = torch.full_like(log_w, -torch.inf).scatter(1, chosen[:, None], 0.0)
+        return log_w
+
+    def log_weights(self, prompts: Sequence[Sequence[int]], users: Sequence[str] | None = None) -> Tensor:
+        """log w_k(x, u): (N, K)."""
+        return self.weights(self.weights.features(prompts, users))
+
+    def uniform(self, n: int) -> Tensor:
+        """log 1/K for n prompts: (n, K)."""
+        device = next(self.parameters()).device
+        return torch.zeros(n, self.experts, device=device).log_softmax(dim=-1)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write `policy.json`, the models in the library's own format, and `mixture.safetensors` (heads and weights)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        shape = {
+            "shared_heads": len(self.heads),
+            "independent_models": len(self.independent),
+            "adapters": self.adapters,
+        }
+        shape |= {"weights": self.weights.kind, "users": list(getattr(self.weights, "users", []))}
+        (folder / "policy.json").write_text(json.dumps(shape, indent=2))
+        tensors = {f"heads.{k}": head.weight for k, head in enumerate(self.heads)}
+        if self.encoder is not None:
+            self.encoder.save_pretrained(folder / "encoder")
+        for i, model in enumerate(self.independent):
+            model.save_pretrained(folder / f"independent{i}")
+        if self.adapted is not None:
+            state = self.adapted.get_base_model().state_dict()
+            plain = {n.replace(".base_layer", ""): t.clone() for n, t in state.items() if ".lora_" not in n}
+            self.adapted.get_base_model().save_pretrained(folder / "adapted", state_dict=plain)
+            self.adapted.save_pretrained(folder / "adapters")
+        if isinstance(self.weights, GateWeights):
+            self.weights.encoder.save_pretrained(folder / "gate_encoder")
+            tensors |= {"gate.weight": self.weights.linear.weight, "gate.bias": self.weights.linear.bias}
+        else:
+            tensors |= {"log_w": self.weights.log_w}
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / "mixture.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, runtime: Runtime) -> "Policy":
+        """Read what `save_pretrained` wrote, or any causal language model of transformers as the one expert.
+
+        Raises `UserError` when the parts do not fit each other.
+        """
+        if not (folder / "policy.json").exists():
+            return cls.from_language_model(load_language_model(folder, runtime), independent_models=1)
+        shape, tensors = json.loads((folder / "policy.json").read_text()), load_file(folder / "mixture.safetensors")
+        parts = [f"independent{i}" for i in range(shape["independent_models"])]
+        parts += ["encoder"] * bool(shape["shared_heads"]) + ["gate_encoder"] * (shape["weights"] == "gate")
+        parts += ["adapted"] * bool(shape["adapters"]) + [f"adapters/{name}" for name in shape["adapters"]]
+        for part in parts:
+            if not (folder / part).is_dir():
+                raise UserError(
+                    f"{folder}/{part}: expected a model, as policy.json says, found none; load a whole policy"
+                )
+        options = {"dtype": torch.float32, "attn_implementation": runtime.attention}
+        experts = shape["shared_heads"] + shape["independent_models"] + len(shape["adapters"])
+        heads, encoder, adapted = [], None, None
+        if shape["shared_heads"]:
+            encoder = AutoModel.from_pretrained(folder / "encoder", **options)
+            for k in range(shape["shared_heads"]):
+                head = nn.Linear(encoder.config.hidden_size, encoder.config.vocab_size, bias=False)
+                heads.append(_filled(head, tensors, {"weight": f"heads.{k}"}, folder))
+        independent = [
+            AutoModelForCausalLM.from_pretrained(folder / f"independent{i}", **options)
+            for i in range(shape["independent_models"])
+        ]
+        for name in shape["adapters"]:
+            if adapted is None:
+                model = AutoModelForCausalLM.from_pretrained(folder / "adapted", **options)
+                adapted = PeftModel.from_pretrained(model, folder / "adapters" / name, adapter_name=name)
+            else:
+                adapted.load_adapter(folder / "adapters" / name, adapter_name=name)
+        if shape["weights"] == "gate":
+            weights = GateWeights(
+                AutoModel.from_pretrained(folder / "gate_encoder", **options), experts, shape["users"]
+            )
+            _filled(weights.linear, tensors, {"weight": "gate.weight", "bias": "gate.bias"}, folder)
+        else:
+            weights = _filled(GlobalWeights(experts), tensors, {"log_w": "log_w"}, folder)
+        return cls(encoder, heads, independent, weights, adapted).to(runtime.device).eval()
+
+
+def _untied_head(model: PreTrainedModel) -> nn.Linear:
+    """A copy of the model's output layer with parameters of its own: GPT-2 ties it to the input embedding."""
+    layer = model.get_output_embeddings()
+    if getattr(layer, "bias", None) is not None:
+        raise UserError("experts.heads: expected an output layer without bias, found one; use models or adapters")
+    head = nn.Linear(layer.in_features, layer.out_features, bias=False, device=layer.weight.device)
+    head.weight.data.copy_(layer.weight)
+    return head
+
+
+def _adapted(model: PreTrainedModel, adapters: int, rank: int) -> PeftModel:
+    """`model` with low-rank updates of every linear layer but the last, none of which does anything yet."""
+    transposed = any(isinstance(module, Conv1D) for module in model.modules())  # GPT-2's linear layers
+    how = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", fan_in_fan_out=transposed)
+    adapted = get_peft_model(model, how, adapter_name="expert0")
+    for i in range(1, adapters):
+        adapted.add_adapter(f"expert{i}", how)
+    return adapted
+
+
+def _rms(weight: Tensor) -> float:
+    return weight.square().mean().sqrt().item()
+
+
+def _filled(module: nn.Module, tensors: dict[str, Tensor], names: dict[str, str], folder: Path) -> nn.Module:
+    """Copy the named tensors into the parameters of `module`."""
+    for parameter, name in names.items():
+        expected, found = getattr(module, parameter), tensors.get(name)
+        if found is None or found.shape != expected.shape:
+            shape = "none" if found is None else tuple(found.shape)
+            raise UserError(
+                f"{folder}/mixture.safetensors: expected {name} of shape {tuple(expected.shape)}, as policy.json and the "
+                f"models beside it say, found {shape}; load the policy that these files were saved with"
+            )
+        expected.data.copy_(found)
+    return module

@@ -1,0 +1,108 @@
+"""What tables and figures read of a run: scores of the test completions, and how the heads of seeds belong together.
+
+`artifacts` are folders of one experiment, named `stage:policy` as `within` leaves them.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics.cluster import contingency_matrix
+
+
+def within(artifacts: dict[str, Path], experiment: str | None) -> dict[str, Path]:
+    """The artifacts of one experiment, its policies named `stage:policy`; all of them if it is None."""
+    if experiment is None:
+        return artifacts
+    parts = {name: name.partition(":") for name in artifacts}
+    own = {name: rest.removeprefix(f"{experiment}/") for name, (_, _, rest) in parts.items()}
+    return {f"{parts[name][0]}:{rest}": artifacts[name] for name, rest in own.items()}
+
+
+def policies_in(artifacts: dict[str, Path], method: str, stage: str = "policies") -> list[str]:
+    """The policies of a method, `METHOD/seedN` or `reference`, that `stage` has artifacts of."""
+    names = (name.partition(":") for name in artifacts)
+    return [policy for kind, _, policy in names if kind == stage and policy.split("/")[0] == method]
+
+
+def head_order(artifacts: dict[str, Path], method: str) -> dict[str, list[int]]:
+    """For every seed's policy: which of its experts is shown as head 0, 1, …
+
+    Which expert takes which style is chance, so the experts of further seeds are matched to those of the first by
+    their styles: mean responsibilities per style and domain on the validation triplets, less the expert's own mean.
+    """
+    profiles = {}
+    for policy in policies_in(artifacts, method):
+        table = pd.read_parquet(artifacts[f"policies:{policy}"] / "responsibilities.parquet")
+        q = sorted(table.filter(regex="^q[0-9]+$"), key=lambda name: int(name[1:]))
+        labels = [c for c in ("style", "domain") if c in table]
+        means = [table.groupby(c)[q].mean() for c in labels]
+        profiles[policy] = np.concatenate([(m - m.mean()).to_numpy() for m in means]).T  # (K, labels)
+    orders, first = {}, next(iter(profiles.values()), None)
+    for policy, profile in profiles.items():
+        distance = ((first[:, None] - profile[None]) ** 2).sum(axis=2)
+        orders[policy] = linear_sum_assignment(distance)[1].tolist()
+    return orders
+
+
+def samples(artifacts: dict[str, Path], method: str, decoding: str = "token") -> pd.DataFrame:
+    """Completions and rewards of a method's policies, every training seed: one row a completion, column seed.
+
+    Decoding is `token`, `sequence`, `expertK` (as `head_order` numbers them) or `sparse`, for each prompt the expert
+    with the largest weight.
+    """
+    frames, orders = [], head_order(artifacts, method)
+    for policy in policies_in(artifacts, method, "completions"):
+        folder, order = artifacts[f"completions:{policy}"], orders.get(policy)
+        frame = scored(folder, artifacts[f"rewards:{policy}"])
+        if decoding == "sparse":
+            weights = pd.read_parquet(folder / "weights.parquet").set_index("prompt_id").filter(regex="^w")
+            frame = frame[
+                frame["decoding"] == frame["prompt_id"].map(weights.idxmax(axis=1)).str.replace("w", "expert")
+            ]
+        else:
+            expert = decoding.removeprefix("expert")
+            frame = frame[frame["decoding"] == (f"expert{order[int(expert)]}" if expert.isdigit() else decoding)]
+        frames.append(frame.assign(seed=policy.partition("/seed")[2]))
+    return pd.concat(frames, ignore_index=True)
+
+
+@cache
+def scored(completions: Path, rewards: Path) -> pd.DataFrame:
+    """Completions with their rewards; one table asks for the same ones many times."""
+    frame = pd.read_parquet(completions / "completions.parquet")
+    scores = pd.read_parquet(rewards / "scores.parquet")
+    return frame.merge(scores, on=["prompt_id", "sample", "decoding"], validate="1:1")
+
+
+def per_prompt(frame: pd.DataFrame, column: str) -> pd.Series:
+    """Mean over training seeds for each test prompt: what the standard error over prompts is taken of."""
+    return frame.groupby("prompt_id")[column].mean()
+
+
+def recovery(responsibilities: pd.DataFrame) -> float:
+    """Share of triplets whose likeliest expert is that of their style, experts matched to styles at best."""
+    q = responsibilities.filter(regex="^q").to_numpy()
+    counts = contingency_matrix(q.argmax(axis=1), responsibilities["style"])
+    rows, columns = linear_sum_assignment(-counts)
+    return counts[rows, columns].sum() / counts.sum()
+
+
+def head_differences(policy: Path, reference: Path) -> np.ndarray:
+    """W_k − W_ref of every expert that is an output layer on the shared encoder: (K, V, d)."""
+    from transformers import AutoModelForCausalLM  # four seconds that most tables do without
+
+    tensors = load_file(policy / "model" / "mixture.safetensors")
+    heads = torch.stack([tensors[f"heads.{k}"] for k in range(sum(name.startswith("heads.") for name in tensors))])
+    model = AutoModelForCausalLM.from_pretrained(reference / "model", dtype=torch.float32)
+    return (heads - model.get_output_embeddings().weight.detach()).numpy()
+
+
+def moved_rows(differences: np.ndarray, count: int) -> np.ndarray:
+    """The `count` tokens whose rows of W_k − W_ref, (K, V, d), have the largest mean norm over heads, in order."""
+    norms = np.linalg.norm(differences, axis=2).mean(axis=0)
+    return np.sort(np.argsort(-norms, kind="stable")[:count])

@@ -1,0 +1,1 @@
+"""The configuration, the graph of artifacts, and the audit of a run."""

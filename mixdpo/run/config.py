@@ -1,0 +1,195 @@
+"""The configuration: read with its overlay, and handed out in slices, one per stage."""
+
+from pathlib import Path
+
+from mixdpo.errors import UserError
+from mixdpo.fields import merged
+from mixdpo.run.published import resolved
+from mixdpo.run.settings import completed
+from mixdpo.run.yaml import read, shipped
+
+FIGURES = ("specialisation", "words", "tasks", "confusion", "user_map")
+"""Kinds that are drawn; the others are tables."""
+
+
+def configuration(run: str = "", overlay: str = "") -> dict:
+    """config.yaml and config/methods/, merged with an overlay as Snakemake merges them, and completed.
+
+    The overlay is the file `overlay`, or that of config/ with `run`, or none. Raises `UserError` if there is no such run.
+    """
+    base, overlays = shipped(), [{}, *(read(path) for path in sorted(Path("config").glob("*.yaml")))]
+    if overlay:
+        if not Path(overlay).is_file():
+            raise UserError(f"--configfile: expected a file, found no {overlay}; correct the path")
+        overlays = [read(overlay)]
+    configs = {config.get("run", "embedded"): config for config in (merged(base, changes) for changes in overlays)}
+    wanted = run or next(iter(configs))
+    if wanted not in configs:
+        raise UserError(f"run: expected one of {', '.join(configs)}, found {wanted}; name its file by --configfile")
+    return completed(configs[wanted])
+
+
+def present(config: dict) -> dict[str, dict]:
+    """The experiments that are not left out."""
+    return {name: experiment for name, experiment in config["experiments"].items() if experiment is not None}
+
+
+def has_users(config: dict, experiment: str) -> bool:
+    """Do the experiment's preferences come from users, and not from rewards?"""
+    return "users" in config["experiments"][experiment]
+
+
+def asset_files(config: dict, asset: str) -> dict[str, str]:
+    """Local files that the asset is made from, by input name: what a job must wait for and be redone after."""
+    section = config["assets"][asset]
+    if section["source"] != "local":
+        return {}
+    if asset != "reviews" and not section["local"]["path"]:
+        raise UserError(f"assets.{asset}.local.path: expected a folder, found none; name one or change the source")
+    if asset == "reviews":
+        return {f"file{i}": entry["path"] for i, entry in enumerate(section["local"]["files"])}
+    if asset == "feedback":
+        return {"file": section["local"]["path"]}
+    known_by = "meta.json" if asset == "pipeline" else "config.json"
+    return {"model": f"{section['local']['path']}/{known_by}"}
+
+
+def own_base_files(config: dict, experiment: str) -> dict[str, str]:
+    """Local files that an experiment's own base model is made from."""
+    base = config["experiments"][experiment].get("base", {})
+    return {"model": f"{base['local']['path']}/config.json"} if base.get("source") == "local" else {}
+
+
+def reward_model_files(config: dict) -> dict[str, str]:
+    """The files of a judge's reward model, by input name."""
+    judge = config["judge"]
+    if judge["kind"] != "rating" or judge["rating"]["scorer"] != "model":
+        return {}
+    folder = Path(judge["rating"]["path"])
+    weights = sorted(path.name for kind in ("safetensors", "bin") for path in folder.glob(f"*.{kind}"))
+    return {f"reward_model/{name}": str(folder / name) for name in ["config.json", *weights]}
+
+
+def asset_stage(config: dict, asset: str) -> str:
+    """The stage that makes an asset: the embedded world has its own, so that its grammar is no part of other runs."""
+    return f"embedded_{asset}" if config["assets"][asset]["source"] == "embedded" else asset
+
+
+def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table: str = "", figure: str = "") -> dict:
+    """The slice of the configuration that one job may see. `policy` is `reference` or `METHOD/seedN`."""
+    chosen = config["experiments"].get(experiment, {})
+    match stage:
+        case "reviews" | "embedded_reviews" | "base" | "classifier" | "pipeline" | "embedded_pipeline":
+            section = chosen.get("base") or config["assets"][stage.removeprefix("embedded_")]
+            return {"source": section["source"], **section[section["source"]]}
+        case "feedback" | "embedded_feedback":
+            section = config["assets"]["feedback"]
+            return {"source": section["source"], "template": section["template"], **section[section["source"]]}
+        case "sft":
+            return config["sft"] | chosen.get("sft", {}) | {"domains": chosen["domains"]}
+        case "completions":
+            return config["completions"] | {"domains": chosen["domains"], "split": "train"}
+        case "rewards":
+            return {"names": chosen["rewards"]}
+        case "evaluation_rewards":
+            return {"names": [*chosen["rewards"], *chosen.get("other_definitions", {}).values()]}
+        case "validity":
+            domains = sorted({d for e in present(config).values() if "rewards" in e for d in e["domains"]})
+            return config["rewards"]["validity"] | {"domains": domains}
+        case "preferences":
+            return config["preferences"] | {"styles": chosen["rewards"]}
+        case "user_preferences":
+            share = config["preferences"]["validation_share"]
+            return chosen["users"] | {"template": config["assets"]["feedback"]["template"], "validation_share": share}
+        case "reference_log_probs":
+            return {}
+        case "policies":
+            method, seed = policy.split("/seed")
+            trained = {key: value for key, value in method_of(config, method).items() if key != "top_s"}
+            return trained | {"seed": int(seed)}
+        case "gates":
+            return config["policies"]["gate"] | {"domains": chosen["domains"]}
+        case "evaluations" if "users" in chosen:
+            asked = {name: chosen["users"][name] for name in ("styles", "users_per_style", "max_prompt_tokens")}
+            asked |= {"template": config["assets"]["feedback"]["template"], "per_prompt": 1}
+            return config["evaluations"] | chosen.get("evaluations", {}) | asked | decoded_by(config, policy)
+        case "judgements":
+            kind = config["judge"]["kind"]
+            return {"judge": {"kind": kind, kind: config["judge"].get(kind, {})}}
+        case "evaluations":
+            asked = {"prompt_tokens": config["completions"]["prompt_tokens"], "per_prompt": 1, "split": "test"}
+            asked |= {"domains": chosen["domains"]}
+            return config["evaluations"] | chosen.get("evaluations", {}) | asked | decoded_by(config, policy)
+        case "tables" | "figures":
+            return {"table": table or figure}
+        case "page":
+            return config["page"] | {"run": config["run"]}
+    raise UserError(f"expected a stage, found {stage}")
+
+
+def method_of(config: dict, method: str) -> dict:
+    """A method with all its keys."""
+    return config["policies"]["methods"][method]
+
+
+def decoded_by(config: dict, policy: str) -> dict:
+    """How many experts decode a policy, those of the largest weights; null for all."""
+    return {"top_s": None if policy == "reference" else method_of(config, policy.split("/")[0])["top_s"]}
+
+
+def experts_of(config: dict, method: str) -> int:
+    """K, the number of experts of a method."""
+    chosen = method_of(config, method)["experts"]
+    copies = chosen["heads"] + chosen["models"] + chosen["adapters"]
+    given = (expert.partition("/") for expert in chosen["initial"])
+    return copies + sum(1 if k else experts_of(config, other) for other, _, k in given)
+
+
+def initial_methods(config: dict, method: str) -> list[str]:
+    """The methods whose experts a method starts from."""
+    given = method_of(config, method)["experts"]["initial"]
+    return list(dict.fromkeys(expert.partition("/")[0] for expert in given))
+
+
+def is_gated(config: dict, method: str) -> bool:
+    """Does the method start from a gate pretrained on domains?"""
+    return method_of(config, method)["weights"].get("start") == "domains"
+
+
+def policies_of(config: dict, method: str) -> list[str]:
+    """The policies of a method, one per training seed; the reference policy has none."""
+    return ["reference"] if method == "reference" else [f"{method}/seed{seed}" for seed in config["seeds"]]
+
+
+def published(folder: Path, config: dict) -> dict[str, dict]:
+    """The paper as data: the tables of `folder` by name, without those of experiments that the run leaves out, and
+    without that of the rewards if nothing is preferred by them."""
+    tables = {path.stem: read(path) for path in sorted(folder.glob("*.yaml"))}
+    tables, absent = {name: resolved(table, tables) for name, table in tables.items()}, left_out(config)
+    for table in tables.values():
+        if "experiments" in table:
+            table["experiments"] = [experiment for experiment in table["experiments"] if experiment not in absent]
+    if all(has_users(config, experiment) for experiment in present(config)):
+        tables = {name: table for name, table in tables.items() if table["kind"] != "validity"}
+    return {name: table for name, table in tables.items() if table.get("experiment") not in absent}
+
+
+def left_out(config: dict) -> set[str]:
+    """Experiments that the configuration sets to null."""
+    return set(config["experiments"]) - set(present(config))
+
+
+def is_figure(table: dict) -> bool:
+    return table["kind"] in FIGURES
+
+
+def experiments_of(table: dict) -> list[str]:
+    """The experiments that a table draws on; none for one about the assets."""
+    return table.get("experiments", [table["experiment"]] if "experiment" in table else [])
+
+
+def methods_of(table: dict, experiment: str) -> list[str]:
+    """The methods that a table compares within an experiment: those of its rows, and what it compares them with."""
+    rows = [row for row in table.get("rows", []) if row.get("experiment", experiment) == experiment]
+    named = [entry[key] for entry in [*rows, table] for key in ("policy", "baseline", "opponent") if key in entry]
+    return list(dict.fromkeys([*named, *table.get("opponents", [])]))

@@ -1,0 +1,249 @@
+"""The numbers of the tables, worked by hand on three prompts."""
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from mixdpo.paper.scores import head_order, samples
+from mixdpo.paper.tables import (
+    alignment_table,
+    best_heads_table,
+    compute_table,
+    gates_table,
+    nested,
+    rewards_table,
+    tables,
+    validity_table,
+)
+
+ROOT = Path(__file__).parent.parent
+TABLE = {
+    "experiment": "e",
+    "baseline": "reference",
+    "columns": {"joy": "Joy"},
+    "rewards": ["joy"],
+    "rows": [
+        {"name": "Reference", "policy": "reference"},
+        {
+            "name": "DPO",
+            "policy": "dpo",
+            "published": {"joy": [{"mean": 0.5, "se": 0.1, "where": "A"}, {"mean": 0.6, "se": 0.2, "where": "B"}]},
+        },
+    ],
+}
+
+
+@pytest.fixture
+def artifacts(tmp_path):
+    """Scores per prompt: reference (1, 2, 3); DPO seed 0 (2, 4, 6), seed 1 (2, 2, 8)."""
+    scores = {"reference": [1, 2, 3], "dpo/seed0": [2, 4, 6], "dpo/seed1": [2, 2, 8]}
+    folders = {}
+    for policy, joy in scores.items():
+        frame = pd.DataFrame({"prompt_id": [0, 1, 2], "sample": 0, "decoding": "token"})
+        for stage in ("completions", "rewards"):
+            folders[f"{stage}:{policy}"] = tmp_path / policy / stage
+            folders[f"{stage}:{policy}"].mkdir(parents=True)
+        frame.assign(joy=[float(j) for j in joy]).to_parquet(folders[f"rewards:{policy}"] / "scores.parquet")
+        ratio = 0.0 if policy == "reference" else 1.5
+        frame.assign(
+            completion_ids=[[1, 2], [1, 2, 3], [1]], log_prob=-2.0 + ratio, reference_log_prob=-2.0
+        ).to_parquet(folders[f"completions:{policy}"] / "completions.parquet")
+    return folders
+
+
+def test_samples_pool_the_seeds(artifacts):
+    assert samples(artifacts, "dpo").groupby("seed")["joy"].mean().to_dict() == {"0": 4.0, "1": 4.0}
+
+
+def test_rewards_table(artifacts):
+    """DPO's means per prompt over seeds are (2, 3, 7): mean 4, SD √7, SE √(7/3). Both seeds have mean 4: spread 0."""
+    cells, grid = rewards_table(TABLE, artifacts)
+    dpo = cells[cells["row"] == "DPO"]
+    assert dpo["mean"].tolist() == [4.0, 4.0] and dpo["published_where"].tolist() == ["A", "B"]
+    assert dpo["se"].iloc[0] == pytest.approx(np.sqrt(7 / 3))
+    assert (dpo["prompts"].iloc[0], dpo["seeds"].iloc[0], dpo["seed_sd"].iloc[0]) == (3, 2, 0.0)
+    reference = cells[cells["row"] == "Reference"].iloc[0]
+    assert (reference["mean"], reference["se"]) == (2.0, pytest.approx(1 / np.sqrt(3)))
+    assert np.isnan(reference["seed_sd"]) and np.isnan(reference["published_mean"])
+    assert grid.iloc[1]["Joy"] == "4.000 ± 1.528 (seeds 0.000)"
+    assert grid.iloc[1]["Joy, published"] == "0.500 ± 0.100 (A); 0.600 ± 0.200 (B)"
+
+
+def test_nested_numbers_are_ours_by_row_and_column(artifacts):
+    """Two published values of a cell, hence two lines of it, are one number of ours; what is not known is left out."""
+    numbers = nested(rewards_table(TABLE, artifacts)[0])
+    assert numbers["DPO"] == {"joy": {"mean": 4.0, "se": np.sqrt(7 / 3), "prompts": 3, "seeds": 2, "seed_sd": 0.0}}
+    assert numbers["Reference"]["joy"].keys() == {"mean", "se", "prompts", "seeds"}
+    assert numbers == json.loads(json.dumps(numbers))
+
+
+def test_alignment_table(artifacts):
+    """Reference mean 2 and SD 1: gains per prompt (2, 3, 7) − (1, 2, 3) = (1, 1, 4), mean 2, SE 1; KL 1.5 nats."""
+    cells, grid = alignment_table(TABLE, artifacts)
+    dpo = cells[cells["row"] == "DPO"].set_index("column")
+    assert dpo.loc["gain", ["mean", "se"]].tolist() == pytest.approx([2.0, 1.0])
+    assert dpo.loc["gain in joy", "mean"] == pytest.approx(2.0)
+    assert dpo.loc["kl", ["mean", "se"]].tolist() == [1.5, 0.0]
+    assert dpo.loc["tokens", "mean"] == 2.0
+    assert grid["Mean gain / SE"].tolist() == ["–", "2.0"]
+
+
+@pytest.fixture
+def mixtures(tmp_path, artifacts):
+    """Two seeds of K = 2 over two domains. Expert 0 of seed 0 and expert 1 of seed 1 take the style s.
+
+    Joy per prompt: seed 0 expert0 (1, 1, 1), expert1 (5, 6, 7); seed 1 expert0 (7, 8, 9), expert1 (3, 3, 3).
+    """
+    joys = {0: [[1, 1, 1], [5, 6, 7]], 1: [[7, 8, 9], [3, 3, 3]]}
+    for seed, experts in joys.items():
+        policy = f"mix/seed{seed}"
+        folders = {stage: tmp_path / policy / stage for stage in ("completions", "rewards", "policies")}
+        prompts = pd.DataFrame({"prompt_id": [0, 1, 2], "domain": ["movie", "movie", "book"]})
+        rows = [
+            prompts.assign(sample=0, decoding=f"expert{k}", joy=[float(j) for j in joy])
+            for k, joy in enumerate(experts)
+        ]
+        frame = pd.concat(rows)
+        weights = prompts.assign(w0=[0.9, 0.2, 0.3], w1=[0.1, 0.8, 0.7])
+        q = pd.DataFrame({"style": ["s", "s", "t", "t"], "domain": "movie"}).assign(q0=[0.8, 0.8, 0.4, 0.1])
+        q = q.assign(q1=1 - q["q0"])
+        if seed == 1:
+            q = q.rename(columns={"q0": "q1", "q1": "q0"})
+        for folder in folders.values():
+            folder.mkdir(parents=True)
+        frame[["prompt_id", "sample", "decoding", "joy"]].to_parquet(folders["rewards"] / "scores.parquet")
+        frame.drop(columns="joy").to_parquet(folders["completions"] / "completions.parquet")
+        weights.to_parquet(folders["completions"] / "weights.parquet")
+        q.to_parquet(folders["policies"] / "responsibilities.parquet")
+        artifacts |= {f"{stage}:{policy}": folder for stage, folder in folders.items()}
+    return artifacts
+
+
+def test_heads_of_further_seeds_are_matched_to_the_first(mixtures):
+    assert head_order(mixtures, "mix") == {"mix/seed0": [0, 1], "mix/seed1": [1, 0]}
+    assert samples(mixtures, "mix", "expert0").groupby("seed")["joy"].mean().to_dict() == {"0": 1.0, "1": 3.0}
+
+
+def test_sparse_takes_the_expert_of_the_largest_weight(mixtures):
+    """w0 leads on the first prompt only: seed 0 gives (1, 6, 7), seed 1 (7, 3, 3)."""
+    frame = samples(mixtures, "mix", "sparse")
+    assert frame.sort_values(["seed", "prompt_id"])["joy"].tolist() == [1, 6, 7, 7, 3, 3]
+
+
+def test_columns_by_domain(mixtures):
+    """Expert 0 over seeds is (1 + 3)/2 = 2 on every prompt; two prompts are of movies, one of books."""
+    row = {"name": "Head 0", "policy": "mix", "decoding": "expert0"}
+    table = {"reward": "joy", "columns": {"movie": "Movie", "book": "Book"}, "rows": [row]}
+    cells, grid = rewards_table(table, mixtures)
+    assert cells[["column", "mean", "prompts"]].values.tolist() == [["movie", 2.0, 2], ["book", 2.0, 1]]
+    assert grid.loc[0, "Movie"] == "2.000 ± 0.000 (seeds 1.414)"
+
+
+def test_best_heads_table(mixtures):
+    """Head 1 has (5 + 7)/2, (6 + 8)/2, (7 + 9)/2 = (6, 7, 8); DPO (2, 3, 7): gains (4, 4, 1), mean 3, SE 1.
+
+    argmax q is expert 0 on both triplets of s and expert 1 on both of t (seed 1 the other way round): all recovered.
+    """
+    table = {
+        "seed": 0,
+        "shuffles": 20,
+        "baseline": "dpo",
+        "columns": {"joy": "Joy"},
+        "rows": [{"name": "Mix", "policy": "mix"}],
+    }
+    cells, grid = best_heads_table(table, mixtures)
+    best = cells[cells["column"] == "joy"].iloc[0]
+    assert (best["head"], best["mean"], best["se"]) == ("Head 1", pytest.approx(3.0), pytest.approx(1.0))
+    assert grid.loc[0, "Joy"] == "Head 1: +3.000 ± 1.000 (+3.0 SE)"
+    recovered = cells[cells["column"] == "recovered"].iloc[0]
+    assert recovered["mean"] == 1.0 and 0.5 < recovered["chance"] < recovered["chance_95"] <= 1.0
+
+
+def test_gates_table(tmp_path, mixtures):
+    """The gate sends prompt 0 to movies, 1 and 2 to books: right on the first and the last of movie, movie, book."""
+    pd.DataFrame({"split": ["train"], "prompts": [100], "accuracy": [0.8]}).to_csv(tmp_path / "accuracy.csv")
+    table = {"experiment": "e", "domains": ["movie", "book"], "rows": [{"name": "Gate", "policy": "mix"}]}
+    table["published"] = {"After pretraining": "about 0.65"}
+    cells, grid = gates_table(table, mixtures | {"gates:e": tmp_path})
+    assert cells["mean"].tolist() == pytest.approx([0.8, 2 / 3]) and cells["se"].iloc[0] == pytest.approx(0.04)
+    assert grid["Accuracy"].iloc[0] == "0.800 ± 0.040" and grid["Published"].tolist() == ["about 0.65", ""]
+
+
+def test_validity_table_prints_the_bar(tmp_path):
+    rows = [("joy", text, "a test", "AUC", value, 9) for text, value in (("whole review", 0.93), ("crop", 0.81))]
+    columns = ["reward", "text", "test", "metric", "value", "n"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "validity.csv", index=False)
+    cells, grid = validity_table({"bars": {"joy": 0.9}}, {"validity": tmp_path})
+    assert cells["bar"].tolist() == [0.9, pytest.approx(np.nan, nan_ok=True)]
+    assert grid.iloc[0].to_dict() == {
+        "Reward": "joy",
+        "Test": "a test",
+        "Metric": "AUC",
+        "Whole review": "0.930",
+        "Aim": "≥ 0.90",
+        "Crop": "0.810",
+        "n (whole, crop)": "9, 9",
+    }
+
+
+def test_files_are_legible(tmp_path, artifacts, runtime):
+    published = tmp_path / "joy.yaml"
+    published.write_text(yaml.safe_dump(TABLE | {"kind": "alignment", "title": "T", "where": "ours"}))
+    tables(tmp_path, {"table": "joy"}, runtime=runtime, resume=tmp_path, published=published, **artifacts)
+    assert (tmp_path / "joy.md").read_text().startswith("**T** (ours)")
+    tex = (tmp_path / "joy.tex").read_text()
+    assert not set("πσ±‖≥–") & set(tex.partition("\n")[2]) and r"$\pm$" in tex
+
+
+def test_a_table_made_again_reads_its_files_anew(tmp_path, artifacts, runtime):
+    """An audit makes many tables in one process."""
+    published, printed = tmp_path / "joy.yaml", []
+    published.write_text(yaml.safe_dump(TABLE | {"kind": "alignment", "title": "T", "where": "ours"}))
+    scores = artifacts["rewards:dpo/seed0"] / "scores.parquet"
+    for more in (0.0, 10.0):
+        frame = pd.read_parquet(scores)
+        frame.assign(joy=frame["joy"] + more).to_parquet(scores)
+        tables(tmp_path, {"table": "joy"}, runtime=runtime, resume=tmp_path, published=published, **artifacts)
+        printed.append((tmp_path / "joy.csv").read_text())
+    assert printed[0] != printed[1]
+
+
+@pytest.mark.parametrize(("run", "sentiment"), [("embedded", 0.95), ("reviews", 0.90)])
+def test_committed_tables_meet_their_aims(run, sentiment):
+    """What the README prints: every reward is valid on whole reviews, and DPO gains at least 5 SE."""
+    folder = ROOT / "paper_tables" / run
+    validity = pd.read_csv(folder / "validity.csv").dropna(subset="bar")
+    assert len(validity) == 5 and (validity["value"] >= validity["bar"]).all()
+    assert validity.set_index("reward")["value"]["sentiment"] >= sentiment
+    gain = pd.read_csv(folder / "alignment.csv").query("row == 'Baseline DPO' and column == 'gain'").iloc[0]
+    assert gain["mean"] >= 5 * gain["se"]
+
+
+def test_readme_prints_the_committed_tables():
+    text = (ROOT / "README.md").read_text()
+    script = runpy.run_path(str(ROOT / "docs/readme.py"))
+    assert " claims -->" in text and script["filled"](text) == text, "run python docs/readme.py"
+
+
+def test_compute_table(tmp_path):
+    """Two jobs of one stage, 2 s on 1 thread and 3 s on 2; one of another stage, of which there is no record."""
+    artifacts = {}
+    for name, stage in ("sft/a", "sft"), ("sft/b", "sft"), ("assets/base", "base"):
+        artifacts[name] = tmp_path / name
+        artifacts[name].mkdir(parents=True)
+        (artifacts[name] / "manifest.json").write_text(json.dumps({"stage": stage}))
+    for name, seconds, threads, memory in ("sft/a", 2.0, 1, 100), ("sft/b", 3.0, 2, 300):
+        artifacts[f"record:{name}"] = tmp_path / f"{seconds}.json"
+        machine = {"device": "cpu", "processor": "P", "threads": threads}
+        artifacts[f"record:{name}"].write_text(json.dumps(machine | {"seconds": seconds, "peak_memory_mib": memory}))
+    cells, grid = compute_table({}, artifacts)
+    values = cells.pivot(index="row", columns="column", values="value")
+    assert values.loc["sft"].to_dict() == {"jobs": 2, "core seconds": 8.0, "peak memory": 300.0, "unrecorded": 0}
+    assert values.loc["all", ["jobs", "core seconds", "unrecorded"]].tolist() == [3, 8.0, 1]
+    assert grid["Stage"].tolist() == ["base", "sft", "all"]
+    assert grid.iloc[0].tolist() == ["base", 1, "–", "–", "", 1] and grid.iloc[1]["Device"] == "cpu (P)"
