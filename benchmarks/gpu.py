@@ -82,7 +82,7 @@ def trained(method: Method, model: Path, triplets: Triplets, batch: int, steps: 
 def parity(folder: Path) -> list[dict]:
     """Largest difference of the loss over eight steps of every method, from the same inputs."""
     model = random_language_model("embedded", folder / "parity")
-    frame, triplets = random_pairs("embedded", 16, 2, folder)
+    frame, triplets = random_pairs("embedded", 16, 2)
     frame["user"] = [f"user-{i % 3}" for i in range(len(frame))]
     triplets = Triplets(frame, pd.DataFrame(triplets.reference, columns=["chosen", "rejected"]))
     rows = []
@@ -109,7 +109,7 @@ def milliseconds(call: Callable[[], object], calls: int) -> np.ndarray:
 
 def steps(folder: Path, batch: int, runtime: Runtime) -> dict[str, np.ndarray]:
     """Milliseconds of a training step, ours by the package's own loop and TRL's where it is installed."""
-    frame, triplets = random_pairs("full", 4 * batch, 1, folder)
+    frame, triplets = random_pairs("full", 4 * batch, 1)
     model, times = folder / "full", {}
     try:
         times["TRL, DPO"] = milliseconds(trl_step("sdpa", model, frame, batch, "bf16", runtime.device), 10)

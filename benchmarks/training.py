@@ -45,7 +45,7 @@ BLOCKS = {  # of our own variants: what a table compares, each with row one
 }
 
 
-def random_pairs(size: str, pairs: int, styles: int, folder: Path) -> tuple[pd.DataFrame, Triplets]:
+def random_pairs(size: str, pairs: int, styles: int) -> tuple[pd.DataFrame, Triplets]:
     """Pairs that `styles` styles label each; styles prefer one or the other completion at random."""
     rng, end = np.random.default_rng(0), SIZES[size]["vocab_size"] - 1
     rows = []
@@ -56,12 +56,8 @@ def random_pairs(size: str, pairs: int, styles: int, folder: Path) -> tuple[pd.D
             first = int(rng.integers(2))
             rows.append([prompt, both[first], both[1 - first], f"style {style}"])
     frame = pd.DataFrame(rows, columns=["prompt_ids", "chosen_ids", "rejected_ids", "style"])
-    frame.to_parquet(folder / "preferences.parquet")
     reference = -COMPLETION * np.log(end) + rng.normal(size=(len(frame), 2))  # what a random model gives, about
-    pd.DataFrame(reference, columns=["chosen", "rejected"]).to_parquet(folder / "reference_log_probs.parquet")
-    return frame, Triplets(
-        *(pd.read_parquet(folder / f"{name}.parquet") for name in ("preferences", "reference_log_probs"))
-    )
+    return frame, Triplets(frame, pd.DataFrame(reference, columns=["chosen", "rejected"]))
 
 
 def our_step(variant: str, model: Path, triplets: Triplets, batch: int, runtime: Runtime) -> Callable:
@@ -91,7 +87,9 @@ def our_step(variant: str, model: Path, triplets: Triplets, batch: int, runtime:
     return step
 
 
-def trl_step(attention: str, model: Path, frame: pd.DataFrame, batch: int, precision: str) -> Callable:
+def trl_step(
+    attention: str, model: Path, frame: pd.DataFrame, batch: int, precision: str, device: str = "cpu"
+) -> Callable:
     """One step of TRL's trainer: its `training_step` on a batch it has collated, clipping, its optimiser.
 
     Reference log-probabilities computed before, no gradient checkpointing, no logging, no deterministic algorithms.
@@ -117,7 +115,7 @@ def trl_step(attention: str, model: Path, frame: pd.DataFrame, batch: int, preci
         learning_rate=dpo.optimiser.learning_rate,
         max_grad_norm=dpo.optimiser.max_grad_norm,
         per_device_train_batch_size=batch,
-        use_cpu=True,
+        use_cpu=device == "cpu",
         bf16=precision == "bf16",
         logging_strategy="no",
         save_strategy="no",
@@ -146,7 +144,7 @@ def trl_step(attention: str, model: Path, frame: pd.DataFrame, batch: int, preci
 
 def dpo(given: argparse.Namespace, model: Path) -> None:
     """a: a DPO step, ours and TRL's, all precisions in one table. Row one is the faster fp32 peer."""
-    frame, triplets = random_pairs(given.size, 8 * given.batch, 1, model.parent)
+    frame, triplets = random_pairs(given.size, 8 * given.batch, 1)
     steps = {}
     for precision in given.precisions:
         runtime = Runtime("cpu", precision, given.threads)
@@ -161,7 +159,7 @@ def dpo(given: argparse.Namespace, model: Path) -> None:
 
 def ours(block: str, given: argparse.Namespace, model: Path) -> None:
     """b, c, d: our variants beside the block's first, a table for each precision."""
-    _, triplets = random_pairs(given.size, 8 * given.batch, 1, model.parent)
+    _, triplets = random_pairs(given.size, 8 * given.batch, 1)
     title = "b. By FLOPs the ratio is {:.2f}, {:.2f} as computed".format(*flops(given.size)) if block == "b" else block
     for precision in given.precisions:
         runtime = Runtime("cpu", precision, given.threads)
@@ -188,7 +186,7 @@ def sharing(given: argparse.Namespace, model: Path) -> None:
         runtime, steps = Runtime("cpu", precision, given.threads), {}
         for name, styles in (("texts of their own", 1), ("three labels a pair", 3)):
             batch = 3 * given.batch // styles
-            _, triplets = random_pairs(given.size, 8 * batch, styles, model.parent)
+            _, triplets = random_pairs(given.size, 8 * batch, styles)
             steps[name] = our_step("Case 1, K = 3", model, triplets, batch, runtime)
         times = interleave(steps, given)
         print_table(f"e. Case 1, K = 3, {precision}", times, 3 * given.batch, "triplets")
@@ -215,7 +213,7 @@ def measure_memory(given: argparse.Namespace, model: Path) -> None:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
-    _, triplets = random_pairs(given.size, 8 * given.batch, 1, model.parent)
+    _, triplets = random_pairs(given.size, 8 * given.batch, 1)
     empty = mebibytes("VmRSS")
     runtime = Runtime("cpu", given.precisions[0], given.threads)
     step, built = our_step(given.measure, model, triplets, given.batch, runtime), mebibytes("VmRSS")
