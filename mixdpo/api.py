@@ -43,10 +43,11 @@ USER_GATE = {
     "phases": [{"until": 0.6, "gate_kl_uniform": 0.3}, {"until": 1.0}],
     "optimiser": {"gate_learning_rate": 3.0e-3},
 }
-"""Of a gate that sees the user, unless told otherwise: users differ from the start, and no expert takes them all early."""
+"""Of a gate that sees the user, unless told otherwise: users differ from the start; no expert takes them all early."""
 ADAPTERS = {"experts": {"perturbation": 0.02}}
 """Of adapters, unless told otherwise: their noise is on every matrix."""
 OPTIMISER = Optimiser.__dataclass_fields__.keys()
+"""Settings of the optimiser, which a call may name without it: epochs, batch_size, …"""
 WRITTEN = "base", "preferences", "reference", "policy"
 """Folders that `train` makes in its `out`, and replaces whole."""
 

@@ -230,7 +230,7 @@ def changed_inputs(manifest: str) -> Iterator[Fault]:
 
 
 def follows(fault: Fault, faults: Collection[Fault], chain: dict[str, dict]) -> bool:
-    """Whether a changed input was itself made from a changed input, or the page lists settings, of which others tell."""
+    """Whether a changed input was made from a changed input, or the page lists settings of which other faults tell."""
     if fault[0] == OTHER_SETTINGS:
         return len(faults) > 1
     changed = {what.removesuffix(CHANGED) for what, _ in faults if what.endswith(CHANGED)}
