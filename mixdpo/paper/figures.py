@@ -13,7 +13,6 @@ import matplotlib
 import matplotlib.style
 import numpy as np
 import pandas as pd
-import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import FontProperties
@@ -29,6 +28,7 @@ from mixdpo.data.statistics import mean_and_se
 from mixdpo.method.runtime import Runtime
 from mixdpo.paper.scores import head_differences, head_order, moved_rows, policies_in
 from mixdpo.run.kinds import KINDS
+from mixdpo.run.published import opened
 
 HEAD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#56B4E9")
 """Head 0 and on; with LABEL_LINES all of Okabe and Ito's colours that are legible on white."""
@@ -70,9 +70,9 @@ def figures(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published:
 
     `artifacts` are named as `graph.table_inputs` names them.
     """
-    table = yaml.safe_load(published.read_text())
+    table, folders = opened(published, artifacts)
     with matplotlib.style.context(["default", STYLE]):
-        figure, numbers = KINDS[table["kind"]].make(table, artifacts)
+        figure, numbers = KINDS[table["kind"]].make(table, folders)
         figure.savefig(out / f"{spec['table']}.png", dpi=300, metadata={"Software": None})
         undated = {"CreationDate": None, "Creator": None, "Producer": None}
         figure.savefig(out / f"{spec['table']}.pdf", dpi=300, metadata=undated)

@@ -4,14 +4,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 # Kinds are found by name; these imports make their code part of the fingerprint of the stage.
 from mixdpo.paper import ablations, claims, comparisons, rewards, runs, users  # noqa: F401
 from mixdpo.paper.scores import scored
 from mixdpo.paper.table import Table
 from mixdpo.run.kinds import KINDS
-from mixdpo.run.published import resolved, sources_of
+from mixdpo.run.published import opened
 
 if TYPE_CHECKING:
     from mixdpo.method.runtime import Runtime
@@ -23,12 +21,8 @@ def tables(out: Path, spec: dict, *, runtime: "Runtime", resume: Path, published
     `artifacts` are named as `graph.table_inputs` names them.
     """
     scored.cache_clear()  # an audit makes many tables in one process, and its files are to be read anew
-    form = yaml.safe_load(published.read_text())
-    form = resolved(form, {name: yaml.safe_load(artifacts.pop(name).read_text()) for name in sources_of(form)})
-    if "experiments" in form:
-        known = {name.partition(":")[2].partition("/")[0] for name in artifacts}
-        form["experiments"] = [experiment for experiment in form["experiments"] if experiment in known]
-    write(out, spec["table"], form, KINDS[form["kind"]].make(form, artifacts))
+    form, folders = opened(published, artifacts)
+    write(out, spec["table"], form, KINDS[form["kind"]].make(form, folders))
 
 
 def write(out: Path, name: str, form: dict, table: Table) -> None:

@@ -13,7 +13,6 @@ from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
-import yaml
 from tqdm import tqdm
 
 from mixdpo.errors import Corrupt, UserError
@@ -21,6 +20,7 @@ from mixdpo.provenance.artifact import label, sha256, verify
 from mixdpo.provenance.fingerprint import fingerprint
 from mixdpo.run.graph import job, printed, records, table_inputs, targets
 from mixdpo.run.kinds import KINDS
+from mixdpo.run.published import opened
 from mixdpo.run.stages import STAGES
 
 LISTED = 3
@@ -110,8 +110,8 @@ def remade(stage: str, table: str, inputs: dict[str, str], out: Path) -> None:
         module = importlib.import_module(STAGES[stage])
         module.tables(out, {"table": table}, runtime=None, resume=out, **paths)
     else:
-        form = yaml.safe_load(paths.pop("published").read_text())
-        _, numbers = KINDS[form["kind"]].make(form, paths)
+        form, folders = opened(paths.pop("published"), paths)
+        _, numbers = KINDS[form["kind"]].make(form, folders)
         numbers.to_csv(out / f"{table}.csv", index=False)
 
 
