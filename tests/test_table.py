@@ -1,4 +1,4 @@
-"""A table is printed once: csv, Markdown, LaTeX and JSON of it say the same, and its kind is registered in one place."""
+"""A table is printed once: csv, Markdown, LaTeX and JSON of it say the same; its kind is registered in one place."""
 
 import csv
 import inspect

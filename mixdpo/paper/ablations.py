@@ -57,7 +57,7 @@ def ablations_table(form: dict, artifacts: dict[str, Path]) -> Table:
 
 
 def certainty(artifacts: dict[str, Path], method: str) -> tuple[tuple, tuple, float]:
-    """Entropies of w per test prompt and of q per validation triplet, each with K, and the share of styles recovered."""
+    """Entropies of w per test prompt and of q per validation triplet, each with K; the share of styles recovered."""
     weights, q, recovered = [], [], []
     for policy in policies_in(artifacts, method):
         w = pd.read_parquet(artifacts[f"completions:{policy}"] / "weights.parquet")

@@ -53,7 +53,7 @@ def samples_of(entry: dict) -> dict[str, str]:
 
 
 def sensitivity_table(form: dict, artifacts: dict[str, Path]) -> Table:
-    """The claims under every setting, corrected by Holm within the setting; a claim that no setting touches is left out."""
+    """The claims under every setting, corrected by Holm within it; a claim that no setting touches is left out."""
     names = [setting["name"] for setting in form["settings"]]
     rows = {name: [row for row in form["rows"] if row["setting"] == name] for name in names}
     found = pd.concat([judged(form, rows[name], artifacts).assign(setting=name) for name in names if rows[name]])

@@ -77,7 +77,7 @@ def column_scores(form: dict, artifacts: dict[str, Path], method: str, decoding:
 
 
 def published_cells(form: dict, entry: dict, column: str) -> list[dict]:
-    """Published mean of a row with its SE, and its difference to the baseline's: one for every place that prints one."""
+    """Published mean of a row with its SE, and its difference to the baseline's: one for every place in print."""
     baseline = form["cells"].get((form["experiment"], form["baseline"], "token", column), [])
     return [
         {

@@ -63,10 +63,10 @@ def prompt_scores(
 
 
 def leading(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (prompts, K, R) → those of the head that leads in each reward, and the mean of the other heads, (prompts, R).
+    """Scores (prompts, K, R) → those of the expert that leads in each reward, and the mean of the others, (prompts, R).
 
-    Rewards have a head each, by the Hungarian method on the means of the other half of the prompts (even against odd):
-    a head chosen on the prompts that it is judged by would lead by chance.
+    Rewards have an expert each, by the Hungarian method on the means of the other half of the prompts (even against
+    odd): an expert chosen on the prompts that it is judged by would lead by chance.
     """
     half = np.arange(len(scores)) % 2
     best, rest = (np.full((len(scores), scores.shape[2]), np.nan) for _ in range(2))
@@ -135,7 +135,7 @@ def weights_by_domain(row: dict, artifacts: dict[str, Path], seed: int) -> tuple
 
 
 def gate_accuracy(row: dict, artifacts: dict[str, Path], seed: int) -> tuple[Effect, float]:
-    """Share of test prompts that the gate sends to the expert of their domain; with a baseline, the gain over its gate."""
+    """Share of test prompts that the gate sends to the expert of their domain, or its gain over a baseline's gate."""
 
     def right(method: str) -> np.ndarray:
         frames = prompt_weights(artifacts, method)

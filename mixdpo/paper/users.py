@@ -1,4 +1,4 @@
-"""Tables of users whose styles differ: how often a policy wins for them, and whether each finds the expert of their style.
+"""Tables of users whose styles differ: how often a policy wins for them, and which expert the gate sends them to.
 
 Several training seeds are averaged by prompt first. Shares are in [0, 1] in the csv and in percent where they are won.
 """

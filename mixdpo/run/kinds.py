@@ -96,7 +96,7 @@ KINDS = {
         "mixdpo.paper.users",
         "win_rates_table",
         policies=("judgements", "completions"),
-        statistic="mean over pairs ± SD/√n, each the mean of its two orders, a tie half a win; KL over the test prompts",
+        statistic="mean over pairs ± SD/√n, each the mean of its two orders, a tie half a win; KL over test prompts",
     ),
     "length_bias": Kind(
         "mixdpo.paper.users",
@@ -162,7 +162,7 @@ MEASURES = {
     "pretrained_gate_accuracy": ("policy", "domains", "split"),
     "win_rate": ("policy", "decoding", "opponent"),
 }
-"""What a claim can be about → the keys that its row needs. The function in `mixdpo.paper.measures` has the same name."""
+"""What a claim can be about → the keys that its row needs. Its function in `mixdpo.paper.measures` has that name."""
 
 EXPERIMENTS = {"multi_reward": "movie reviews, three rewards", "multi_task": "movies and books", "multi_user": "users"}
 
