@@ -23,8 +23,8 @@ from mixdpo.data.statistics import (
 )
 from mixdpo.paper.extensions import win_rate_above_half
 from mixdpo.paper.scores import (
-    head_differences,
     head_order,
+    learned_differences,
     moved_rows,
     per_prompt,
     policies_in,
@@ -174,14 +174,14 @@ def judged(table: dict, rows: list[dict], artifacts: dict[str, Path]) -> pd.Data
     for row in rows:
         line = {key: row[key] for key in ("claim", "text", "where", "test")} | {"experiment": row.get("experiment", "")}
         value, se, deviations = published_effect(table, row)
-        line |= {"published": value, "shown_published": show_claim(row, value, se, deviations)}
+        line |= {"published": value, "published_sigma": deviations, "shown_published": show_claim(row, value, se, deviations)}
         if row["test"] == "none":
-            line |= dict.fromkeys(("effect", "se", "low", "high", "p", "n", "size"), np.nan) | {"shown": "–"}
+            line |= dict.fromkeys(("effect", "se", "low", "high", "p", "n", "size", "unit"), np.nan) | {"shown": "–"}
         else:
             measure = row.get("measure", "reward")
             found, unit = MEASURES[measure](row, within(artifacts, row["experiment"]), table["seed"])
             size = value if "published" in row.get("of", row) else deviations * unit
-            line |= vars(found) | {"size": row.get("smallest", size)}
+            line |= vars(found) | {"size": row.get("smallest", size), "unit": unit}
             own = found.effect / unit if measure == "reward" else np.nan
             line["shown"] = show_claim(row, found.effect, found.se, own)
             if row["test"] == "equal":
@@ -430,12 +430,12 @@ def heads_told_by_words(row: dict, artifacts: dict[str, Path], seed: int) -> tup
 
 
 def heads_told_by_parameters(row: dict, artifacts: dict[str, Path], seed: int) -> tuple[Effect, float]:
-    """Share of rows of W_k − W_ref whose head their neighbours among other tokens tell, less chance; the first seed.
+    """Share of rows of W_k − W_k(start) whose head their neighbours among other tokens tell, less chance; first seed.
 
-    The rows are those of Figure 1b, before t-SNE.
+    The rows are those of Figure 1, right, before t-SNE.
     """
     policy, reference = policies_in(artifacts, row["policy"])[0], artifacts[f"sft:{row['experiment']}"]
-    differences = head_differences(artifacts[f"policies:{policy}"], reference)
+    differences, _ = learned_differences(artifacts[f"policies:{policy}"], reference)
     tokens, experts = moved_rows(differences, row["rows_per_head"]), len(differences)
     head, token = np.repeat(np.arange(experts), len(tokens)), np.tile(tokens, experts)
     rows, neighbours = differences[:, tokens].reshape(len(head), -1), KNeighborsClassifier(row["neighbours"])

@@ -109,8 +109,7 @@ def remade(stage: str, table: str, inputs: dict[str, str], out: Path) -> None:
     if stage == "tables":
         module.tables(out, {"table": table}, runtime=None, resume=out, **paths)
     else:
-        form = yaml.safe_load(paths.pop("published").read_text())
-        _, numbers = module.KINDS[form["kind"]](form, module.within(paths, form["experiment"]))
+        _, numbers = module.drawn(paths.pop("published"), paths)
         numbers.to_csv(out / f"{table}.csv", index=False)
 
 

@@ -369,12 +369,12 @@ def _check_experts(config: dict, table: dict, experiment: str, method: str, wher
             f"({', '.join(domains)}), on which the gate is pretrained, found {experts}; set shared_heads or "
             "independent_models"
         )
-    if table["kind"] == "specialisation" and chosen["shared_heads"] < 2:
+    if table["kind"] == "posteriors" and chosen["shared_heads"] < 2:
         raise UserError(
             f"policies.methods.{method}.shared_heads: expected at least 2, whose parameters {where} draws, found "
             f"{chosen['shared_heads']}; raise it"
         )
-    if table["kind"] in ("specialisation", "words", "tasks", "user_map") and not 2 <= experts <= 4:
+    if table["kind"] in ("posteriors", "words", "tasks", "user_map") and not 2 <= experts <= 4:
         raise UserError(
             f"policies.methods.{method}: expected 2 to 4 experts, which {where} can draw, found {experts}; change it"
         )

@@ -7,7 +7,7 @@ import yaml
 from mixdpo.errors import UserError
 from mixdpo.run.published import resolved
 
-FIGURES = ("specialisation", "words", "tasks", "confusion", "user_map")
+FIGURES = ("posteriors", "words", "tasks", "confusion", "user_map", "forest")
 """Kinds that are drawn; the others are tables."""
 
 
