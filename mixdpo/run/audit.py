@@ -13,7 +13,6 @@ from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
-import yaml
 from tqdm import tqdm
 
 from mixdpo.errors import Corrupt, UserError

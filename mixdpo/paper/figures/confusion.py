@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mixdpo.data.statistics import mean_and_se
-from mixdpo.paper.figures.style import WIDTH, letter
+from mixdpo.paper.figures.style import across, letter
 from mixdpo.paper.figures.tasks import prompt_weights
 
 RANGE = 0.5
@@ -31,7 +31,7 @@ def confusion_matrix(weights: pd.DataFrame, domains: Sequence[str]) -> tuple[np.
 def confusion(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFrame]:
     """Confusion matrices of two gates on the test prompts, rows as shares with counts, and their difference."""
     domains, shares, right, lines = table["domains"], [], [], []
-    figure = Figure(figsize=(WIDTH, 2.3))
+    figure = across(2.3)
     axes = figure.subplots(1, 3)
     for panel, row in enumerate(table["rows"]):
         counts, correct = confusion_matrix(prompt_weights(artifacts, row["policy"]), domains)
@@ -39,14 +39,14 @@ def confusion(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataF
         mean, se = mean_and_se(correct)
         axes[panel].set_title(f"({letter(panel)}) {row['name']}\naccuracy {mean:.3f} ± {se:.3f}")
         notes = [[f"{s:.3f}\nn = {n:,}" for s, n in zip(*line)] for line in zip(share, counts)]
-        draw_matrix(axes[panel], share, notes, domains, cmap="Greys", vmin=0, vmax=1)
+        draw_matrix(axes[panel], share, notes, domains, cmap="Greys", vmin=0, vmax=2)  # light, under text
         shares.append(share)
         right.append(correct)
         lines += cells(panel, row["name"], domains, share, mean, se, counts)
     difference = shares[1] - shares[0]
     mean, se = mean_and_se(right[1] - right[0])
     gain = f"{mean:+.3f} ± {se:.3f}".replace("-", "−")
-    axes[2].set_title(f"(c) Shares, (b) less (a)\ngain {gain}")
+    axes[2].set_title(f"(c) Difference, (b) − (a)\naccuracy {gain}")
     notes = [[f"{value:+.3f}".replace("-", "−") for value in line] for line in difference]
     draw_matrix(axes[2], difference, notes, domains, cmap="PuOr", vmin=-RANGE, vmax=RANGE)
     axes[0].set_ylabel("Domain of the test prompt")

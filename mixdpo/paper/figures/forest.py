@@ -17,7 +17,7 @@ VERDICTS = {"supported": ("o", "#0072B2"), "undecided": ("|", "#404040"), "not s
 PUBLISHED = {"marker": "D", "markerfacecolor": "white", "markeredgecolor": "black", "markersize": 4.2, "linestyle": ""}
 BAND = "#F1F1F1"
 MARGIN = "#CFCFCF"
-LINE = 9.2
+LINE = 8.2
 """Points from line to line."""
 LABELS = 0.37
 """Share of the figure's width that the labels take."""
@@ -34,9 +34,9 @@ def forest(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFram
     tested = {part: claims[(claims["panel"] == letter(i))] for i, part in enumerate(PARTS)}
     untested = claims[claims["verdict"] == "not tested"]
     lengths = [len(own) + own["group"].nunique() for own in tested.values()]
-    above, between, below = 34.0, 40.0, 34.0 + 9 * len(untested)
+    above, between, below = 30.0, 33.0, 27.0 + 8.5 * len(untested)
     height = LINE * sum(lengths) + above + between + below
-    figure, top = Figure(figsize=(WIDTH, height / 72), layout="none"), height - above
+    figure, top = Figure(figsize=(WIDTH, height / 72)), height - above
     for (part, own), length in zip(tested.items(), lengths):
         share = LINE * max(length, 1) / height
         axis = figure.add_axes((LABELS, top / height - share, 0.985 - LABELS, share))
@@ -46,7 +46,7 @@ def forest(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFram
     draw_legend(figure)
     if len(untested):
         named = "\n".join(f"Not tested ({line.where}): {line.label}" for line in untested.itertuples())
-        figure.text(0.01, 5 / height, named, va="bottom", fontsize=6.5, color=GREY)
+        figure.text(0.01, 3 / height, named, va="bottom", fontsize=6.5, color=GREY)
     return figure, claims.drop(columns="where")
 
 
@@ -102,7 +102,7 @@ def draw_claims(axis: Axes, claims: pd.DataFrame, part: str, limits: tuple[float
 def label(axis: Axes, y: float, text: str, weight: str = "normal") -> None:
     """Text at the left edge of the figure, on the line y."""
     left = (0.01 - LABELS) / (0.985 - LABELS)
-    axis.text(left, y, text, transform=axis.get_yaxis_transform(), va="center_baseline", fontsize=7, weight=weight)
+    axis.text(left, y, text, transform=axis.get_yaxis_transform(), va="center_baseline", fontsize=6.6, weight=weight)
 
 
 def draw_claim(axis: Axes, y: float, line: dict, part: str, limits: tuple[float, float]) -> None:
@@ -110,7 +110,7 @@ def draw_claim(axis: Axes, y: float, line: dict, part: str, limits: tuple[float,
     effect, low, high, published = (line[f"{name}_{part}"] for name in ("effect", "low", "high", "published"))
     marker, colour = VERDICTS[line["verdict"]]
     if not np.isnan(line["margin"]):
-        axis.barh(y, 2 * line["margin"], 0.72, line["target"] - line["margin"], color=MARGIN, linewidth=0, zorder=1)
+        axis.barh(y, 2 * line["margin"], 0.8, line["target"] - line["margin"], color=MARGIN, linewidth=0, zorder=1)
     if outside(published, limits):
         point_out(axis, y, published, limits, "black", "white")
     elif not np.isnan(published):

@@ -16,12 +16,15 @@ from mixdpo.paper.figures.style import (
     HEAD_LINES,
     HEAD_MARKERS,
     STYLE,
-    WIDTH,
+    across,
     folders,
     label_ends,
     letter,
 )
 from mixdpo.paper.scores import head_order, learned_differences, moved_rows
+
+PAPER = {"s": 16, "marker": "<", "facecolor": "white", "linewidths": 0.9}
+"""Marker of a value in print, with the edge in the head's colour."""
 
 
 def posterior_curves(table: dict, artifacts: dict[str, Path], labels: Sequence[str]) -> tuple[pd.DataFrame, int]:
@@ -66,9 +69,7 @@ def draw_styles(figure: SubFigure, points: pd.DataFrame, window: int, published:
             draw_curve(axis, line, HEAD_COLOURS[head], HEAD_LINES[head])
         axis.axhline(1 / heads, color=GREY, linewidth=0.6, zorder=0, label=f"1/{heads}")
         for head, value in enumerate(published):
-            look = {"s": 16, "marker": "<", "facecolor": "white", "edgecolor": HEAD_COLOURS[head], "linewidths": 0.9}
-            label = "Paper, end of training" if head == 0 else None
-            axis.scatter(own["x"].max(), value, clip_on=False, zorder=3, label=label, **look)
+            axis.scatter(own["x"].max(), value, edgecolor=HEAD_COLOURS[head], clip_on=False, zorder=3, **PAPER)
         axis.set_title(f"({letter(panel)}) {style.capitalize()}")
         axis.set_xlim(0, own["x"].max())
         axis.locator_params(axis="x", nbins=4)
@@ -76,7 +77,11 @@ def draw_styles(figure: SubFigure, points: pd.DataFrame, window: int, published:
     figure.supxlabel(step_label(points, window), fontsize=STYLE["axes.labelsize"])
     ends = own[own["x"] == own["x"].max()]
     label_ends(axes[-1], [(f" Head {e.head}", e.y, HEAD_COLOURS[e.head]) for e in ends.itertuples()])
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, handlelength=1.6)
+    handles, names = axes[0].get_legend_handles_labels()
+    if published:
+        handles.append(axes[0].scatter([], [], edgecolor="black", **PAPER))
+        names.append("Paper, end of training")
+    figure.legend(handles, names, loc="outside upper center", ncols=2, handlelength=1.6)
 
 
 def head_map(differences: np.ndarray, table: dict) -> pd.DataFrame:
@@ -96,11 +101,9 @@ def head_map(differences: np.ndarray, table: dict) -> pd.DataFrame:
 
 
 def sizes(learned: np.ndarray, injected: np.ndarray) -> dict[str, float]:
-    """Root mean squares of what the heads learned, of what sets one head apart in it, and of the noise at the start."""
-    parts = {"learned": learned, "learned, less the mean over heads": learned - learned.mean(axis=0)}
-    return {name: float(np.sqrt(np.mean(np.square(part, dtype=float)))) for name, part in parts.items()} | {
-        "injected": float(np.sqrt(np.mean(np.square(injected, dtype=float))))
-    }
+    """Root mean squares of what the heads learned, of that less its mean over heads, and of the noise at the start."""
+    parts = {"learned": learned, "learned, differing by head": learned - learned.mean(axis=0), "injected": injected}
+    return {name: float(np.sqrt(np.mean(np.square(part, dtype=float)))) for name, part in parts.items()}
 
 
 def draw_heads(figure: SubFigure, places: pd.DataFrame, rms: dict[str, float], panel: int) -> None:
@@ -111,10 +114,10 @@ def draw_heads(figure: SubFigure, places: pd.DataFrame, rms: dict[str, float], p
         look = {"facecolor": "none", "edgecolor": HEAD_COLOURS[head], "linewidths": 0.5, "s": size}
         axis.scatter(own["x"], own["y"], marker=HEAD_MARKERS[head], label=f"Head {head}", **look)
     axis.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
-    ratio, own = rms["learned"] / rms["injected"], rms["learned, less the mean over heads"] / rms["injected"]
+    ratio, own = (100 * rms[part] / rms["injected"] for part in ("learned", "learned, differing by head"))
     axis.set_title(
-        f"({letter(panel)}) Learned: $W_k - W_k(\\mathrm{{start}})$, one point a token\n"
-        f"RMS against the noise injected at the start: {ratio:.2g},\nof which particular to a head: {own:.2g}"
+        f"({letter(panel)}) Learned: $W_k - W_k(\\mathrm{{start}})$\n"
+        f"RMS: {ratio:.2g} % of the injected noise's,\nof what differs by head {own:.2g} %"
     )
     figure.legend(
         *axis.get_legend_handles_labels(),
@@ -139,7 +142,7 @@ def posteriors(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.Data
     places, rms = head_map(learned[order], table), sizes(learned, injected)
     printed = [entry["value"] for entry in table["published"]][: len(order)]
 
-    figure = Figure(figsize=(WIDTH, 2.35))
+    figure = across(2.35)
     left, right = figure.subfigures(1, 2, width_ratios=(len(styles), 1.45))
     draw_styles(left, points, window, printed)
     draw_heads(right, places, rms, len(styles))

@@ -1,6 +1,6 @@
 """How every figure looks: sizes, colours, markers, and the folders of a method's seeds.
 
-A head has the same colour, line, marker everywhere, and colour never tells alone what is meant.
+A head has the same colour, line and marker everywhere, and nothing is told by colour alone.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
 from mixdpo.paper.scores import policies_in
@@ -43,8 +44,12 @@ STYLE = {
     "axes.titlelocation": "left",
     "lines.linewidth": 1.2,
     "pdf.fonttype": 42,
-    "figure.constrained_layout.use": True,
 }
+
+
+def across(height: float) -> Figure:
+    """A figure as wide as the text and `height` inches high, so that type has the same size in all."""
+    return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
 def folders(artifacts: dict[str, Path], stage: str, method: str) -> dict[str, Path]:
@@ -74,5 +79,11 @@ def label_ends(axis: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
         places[1:] += push
     for (text, _, colour), y in zip(ends, places):
         axis.annotate(
-            text, (1.02, y), xycoords=("axes fraction", "data"), color=colour, va="center", fontsize=7, clip_on=False
+            text,
+            (1.02, y),
+            xycoords=("axes fraction", "data"),
+            color=colour,
+            va="center_baseline",
+            fontsize=7,
+            clip_on=False,
         )

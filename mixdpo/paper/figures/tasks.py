@@ -15,7 +15,7 @@ from mixdpo.paper.figures.style import (
     LABEL_COLOURS,
     LABEL_LINES,
     LABEL_MARKERS,
-    WIDTH,
+    across,
     folders,
     label_ends,
     letter,
@@ -76,8 +76,8 @@ def tasks(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFrame
     points = points[points["head"].isin(shown)]
     means = mean_weights(prompt_weights(artifacts, method, head_order(artifacts, method)), domains, shown)
 
-    figure = Figure(figsize=(WIDTH, 2.0 * len(shown) + 0.2))
-    grid = figure.subplots(len(shown), 2, width_ratios=(1.9, 1), sharey=True, squeeze=False)
+    figure = across(2.0 * len(shown) + 0.2)
+    grid = figure.subplots(len(shown), 2, width_ratios=(1.5, 1), sharey=True, squeeze=False)
     for k, (left, right) in zip(shown, grid):
         own = points[points["head"] == k]
         for i, domain in enumerate(domains):
@@ -86,13 +86,13 @@ def tasks(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFrame
         left.set(xlim=(0, own["x"].max()), ylabel=f"Weight of expert {k}")
         draw_means(right, means[means["head"] == k], domains, experts)
         right.tick_params(axis="y", labelleft=True)
-        left.set_title(f"({letter(2 * k)}) Posterior weight $q_{k}$ of training triplets, by domain")
+        left.set_title(f"({letter(2 * k)}) Posterior weight $q_{k}$ of training triplets")
         right.set_title(f"({letter(2 * k + 1)}) Mixture weight $w_{k}(x)$ of test prompts")
         ends = own[own["x"] == own["x"].max()]
         names = [(f" {e.label.capitalize()}", e.y, LABEL_COLOURS[domains.index(e.label)]) for e in ends.itertuples()]
         label_ends(left, [*names, (f" 1/{experts}", 1 / experts, GREY)])
     left.set_xlabel(step_label(points, window))
-    right.set_xlabel("Domain of the prompt (mean, 95 % interval)")
+    right.set_xlabel("Domain (mean, 95 % interval)")
 
     points = points.rename(columns={"label": "series"}).assign(panel=points["head"].map(lambda k: letter(2 * k)))
     means["panel"], means["series"] = means["head"].map(lambda k: letter(2 * k + 1)), "mixture weight"

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 
-from mixdpo.paper.figures.style import LABEL_COLOURS, LABEL_MARKERS, WIDTH, folders, letter
+from mixdpo.paper.figures.style import LABEL_COLOURS, LABEL_MARKERS, across, folders, letter
 
 
 def user_rewards(responsibilities: pd.DataFrame) -> pd.DataFrame:
@@ -30,8 +30,8 @@ def user_map(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFr
 
     A reward difference is β (log_ratio⁺ − log_ratio⁻) of an expert on a validation triplet of the user.
     """
-    lines, single = [], len(table["rows"]) == 1
-    figure = Figure(figsize=(WIDTH, 3.0))
+    lines = []
+    figure = across(3.0)
     axes = figure.subplots(1, len(table["rows"]), squeeze=False)[0]
     for panel, (row, axis) in enumerate(zip(table["rows"], axes)):
         folder = next(iter(folders(artifacts, "policies", row["policy"]).values()))
@@ -44,14 +44,13 @@ def user_map(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFr
             axis.scatter(own["x"], own["y"], label=label, **look)
         shares = 100 * explained
         axis.set(xlabel=f"PC 1 ({shares[0]:.0f} % of variance)", ylabel=f"PC 2 ({shares[1]:.0f} %)")
-        axis.set_aspect("equal", adjustable="datalim")
-        axis.locator_params(nbins=6)
-        if not single:
+        axis.set_aspect("equal")
+        axis.locator_params(nbins=6, steps=[1, 2, 5, 10])
+        if len(axes) > 1:
             axis.set_title(f"({letter(panel)}) {row['name']}")
         users["explained_x"], users["explained_y"] = explained
         lines.append(users.assign(panel=letter(panel), method=row["policy"]))
-    handles = axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=len(table["styles"]), handletextpad=0.2)
+    axes[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), handletextpad=0.2)
     numbers = pd.concat(lines, ignore_index=True).rename(columns={"style": "series"})
     first = ["panel", "series", "x", "y", "method", "user", "triplets", "explained_x", "explained_y"]
     return figure, numbers[[*first, *numbers.columns.difference(first)]]

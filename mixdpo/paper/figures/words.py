@@ -15,7 +15,7 @@ from matplotlib.transforms import Affine2D
 from scipy import stats
 
 from mixdpo.data.statistics import mean_and_se
-from mixdpo.paper.figures.style import FONT, GREY, HEAD_COLOURS, STYLE, WIDTH, folders, letter
+from mixdpo.paper.figures.style import FONT, GREY, HEAD_COLOURS, STYLE, WIDTH, across, folders, letter
 from mixdpo.paper.scores import head_order
 
 LETTERS = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
@@ -122,15 +122,15 @@ def words(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFrame
         lines.append(own.assign(panel=letter(head), series=f"Head {head}", responsible_for=style, q=q))
 
     height = max(bottom for _, bottom in places)
-    figure = Figure(figsize=(WIDTH, (height + 62) / 72))
+    figure = across((height + 52) / 72)
     for head, axis in enumerate(figure.subplots(1, len(heads), squeeze=False)[0]):
         axis.set(xlim=(0, width), ylim=(height, 0), aspect="equal", anchor="N", xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
         draw_words(axis, places[head][0], lines[head], table["z"], HEAD_COLOURS[head])
         apart = f"{(lines[head]['weight'] > table['z']).sum()} of {len(lines[head])} words at $z$ > {table['z']}"
-        style = f"most for {best[head][0]}, $q$ = {best[head][1]:.2f}" if best[head] else "for no style more than another"
-        axis.set_title(f"({letter(head)}) Head {head}: {style}\n{apart}")
-    note = f"Size: $z$ of the word. Colour: $z$ > {table['z']}, which {chance:.1f} words a head reach by chance alone."
+        style = f"most for {best[head][0]}, $q$ = {best[head][1]:.2f}" if best[head] else "no style stands out"
+        axis.set_title(f"({letter(head)}) Head {head}\n{style}\n{apart}")
+    note = f"Size: $z$ of the word. Colour: $z$ > {table['z']} (by chance alone: {chance:.1f} words a head)"
     figure.supxlabel(note, fontsize=STYLE["axes.labelsize"])
     columns = ["panel", "series", "word", "weight", "completions", "of", "other_completions", "other_of", "by_chance"]
     return figure, pd.concat(lines, ignore_index=True)[[*columns, "responsible_for", "q"]]
@@ -142,18 +142,32 @@ def outline(word: str, size: float) -> TextPath:
     return path.transformed(Affine2D().translate(-path.get_extents().x0, 0))
 
 
-def flow(weights: pd.Series, width: float) -> tuple[list[tuple[TextPath, float, float]], float]:
-    """Words in lines of at most `width` points, centred: (outline, x, baseline) with y downwards, and the height."""
+def rows_of(words: list[tuple[TextPath, float, float]], width: float) -> list[list[tuple[TextPath, float, float]]]:
+    """(outline, width, size) of the words in lines, each as full as `width` allows."""
     rows, used = [[]], 0.0
-    for word, z in weights.items():
-        size = min(max(POINTS * z, SMALLEST), LARGEST)
-        path = outline(word, size)
-        ink = path.get_extents().x1
-        if rows[-1] and used + ink > width:
+    for word in words:
+        if rows[-1] and used + word[1] > width:
             rows.append([])
             used = 0.0
-        rows[-1].append((path, ink, size))
-        used += ink + GAP
+        rows[-1].append(word)
+        used += word[1] + GAP
+    return rows
+
+
+def flow(weights: pd.Series, width: float) -> tuple[list[tuple[TextPath, float, float]], float]:
+    """Words in lines of at most `width` points, centred: (outline, x, baseline) with y downwards, and the height.
+
+    Lines are no longer than their number asks for, so that none is left with a single word.
+    """
+    sizes = [min(max(POINTS * z, SMALLEST), LARGEST) for z in weights]
+    paths = [outline(word, size) for word, size in zip(weights.index, sizes)]
+    words = [(path, path.get_extents().x1, size) for path, size in zip(paths, sizes)]
+    rows = rows_of(words, width)
+    for narrower in np.arange(width, width / 2, -2.0):
+        closer = rows_of(words, narrower)
+        if len(closer) > len(rows):
+            break
+        rows = closer
     places, y = [], 0.0
     for row in rows:
         y += 1.4 * max((size for *_, size in row), default=0.0)
