@@ -19,7 +19,8 @@ from mixdpo.paper.extensions import (
     win_rate_above_half,
     win_rates_table,
 )
-from mixdpo.paper.figures import KINDS, figures, principal_components, user_map, user_rewards
+from mixdpo.paper.figures import KINDS, figures
+from mixdpo.paper.figures.users import principal_components, user_map, user_rewards
 from mixdpo.paper.tables import tables
 from mixdpo.run.config import methods_of, published
 

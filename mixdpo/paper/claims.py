@@ -174,7 +174,11 @@ def judged(table: dict, rows: list[dict], artifacts: dict[str, Path]) -> pd.Data
     for row in rows:
         line = {key: row[key] for key in ("claim", "text", "where", "test")} | {"experiment": row.get("experiment", "")}
         value, se, deviations = published_effect(table, row)
-        line |= {"published": value, "published_sigma": deviations, "shown_published": show_claim(row, value, se, deviations)}
+        line |= {
+            "published": value,
+            "published_sigma": deviations,
+            "shown_published": show_claim(row, value, se, deviations),
+        }
         if row["test"] == "none":
             line |= dict.fromkeys(("effect", "se", "low", "high", "p", "n", "size", "unit"), np.nan) | {"shown": "–"}
         else:

@@ -19,7 +19,7 @@ from mixdpo.paper.figures.style import FONT, GREY, HEAD_COLOURS, STYLE, WIDTH, a
 from mixdpo.paper.scores import head_order
 
 LETTERS = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
-WORD = re.compile(rf"(?<![\w\ufffd\xad'’-]){LETTERS}(?![\w\ufffd\xad'’-])")
+WORD = re.compile(rf"(?<![\w\ufffd\xad-]){LETTERS}(?!['’]?[\w\ufffd\xad-])")
 """Letters, with apostrophes and hyphens inside, that nothing but space and punctuation stands beside."""
 POINTS = 3.6
 """Type size for each unit of z, within SMALLEST and LARGEST."""
