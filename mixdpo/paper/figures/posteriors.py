@@ -49,8 +49,8 @@ def posterior_curves(table: dict, artifacts: dict[str, Path], labels: Sequence[s
 def step_label(points: pd.DataFrame, window: int) -> str:
     """What the axis of training steps says of the curves' smoothing and their band."""
     seeds = points["seeds"].max()
-    band = f"; band: SD of {seeds} seeds" if seeds > 1 else ""
-    return f"Training step (rolling mean of {window} steps{band})"
+    told = [f"rolling mean of {window} steps"] * (window > 1) + [f"band: SD of {seeds} seeds"] * (seeds > 1)
+    return "Training step" + (f" ({'; '.join(told)})" if told else "")
 
 
 def draw_curve(axis: Axes, line: pd.DataFrame, colour: str, style: str) -> None:
