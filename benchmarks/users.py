@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
-from mixdpo.paper.extensions import users_of_experts
+from mixdpo.paper.users import users_of_experts
 from mixdpo.paper.scores import recovery
 from mixdpo.run.config import method_of
 from mixdpo.stages.policies import policies

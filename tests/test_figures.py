@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM
 
 from mixdpo.method.language import load_language_model
 from mixdpo.method.policy import Policy
-from mixdpo.paper import figures as drawing
 from mixdpo.paper.figures import figures
 from mixdpo.paper.figures import forest as forests
 from mixdpo.paper.figures.confusion import confusion, ink
@@ -28,6 +27,7 @@ from mixdpo.paper.figures.tasks import tasks
 from mixdpo.paper.figures.words import best_styles, document_frequencies, flow, log_odds_z, words, words_of
 from mixdpo.paper.scores import learned_differences
 from mixdpo.run.config import methods_of
+from mixdpo.run.kinds import KINDS
 
 PUBLISHED = Path(__file__).parent.parent / "workflow" / "published"
 REWARDS = ["sentiment", "informativeness", "grammar"]
@@ -384,7 +384,7 @@ def test_files_are_the_same_bytes_twice(tmp_path, runtime, model_folder, moe, na
 def test_published_figures_are_known():
     for name in ("figure1", "figure2", "figure3", "figure4"):
         table = published(name)
-        assert table["kind"] in drawing.KINDS and methods_of(table, table["experiment"])
+        assert KINDS[table["kind"]].figure and methods_of(table, table["experiment"])
         assert table["where"].startswith(f"Figure {name[-1]}")
     table = published("forest")
-    assert table["kind"] in drawing.KINDS and table["where"].startswith("ours")
+    assert KINDS[table["kind"]].figure and table["where"].startswith("ours")

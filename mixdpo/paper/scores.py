@@ -12,14 +12,7 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics.cluster import contingency_matrix
 
-
-def within(artifacts: dict[str, Path], experiment: str | None) -> dict[str, Path]:
-    """The artifacts of one experiment, its policies named `stage:policy`; all of them if it is None."""
-    if experiment is None:
-        return artifacts
-    parts = {name: name.partition(":") for name in artifacts}
-    own = {name: rest.removeprefix(f"{experiment}/") for name, (_, _, rest) in parts.items()}
-    return {f"{parts[name][0]}:{rest}": artifacts[name] for name, rest in own.items()}
+from mixdpo.run.kinds import within  # noqa: F401 (the page takes it from here)
 
 
 def policies_in(artifacts: dict[str, Path], method: str, stage: str = "policies") -> list[str]:

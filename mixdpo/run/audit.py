@@ -19,6 +19,7 @@ from mixdpo.errors import Corrupt, UserError
 from mixdpo.provenance.artifact import label, sha256, verify
 from mixdpo.provenance.fingerprint import fingerprint
 from mixdpo.run.graph import job, printed, records, table_inputs, targets
+from mixdpo.run.kinds import KINDS
 from mixdpo.run.stages import STAGES
 
 LISTED = 3
@@ -103,8 +104,8 @@ def remade(stage: str, table: str, inputs: dict[str, str], out: Path) -> None:
 
     `inputs` are those of `graph.table_inputs`, and run records.
     """
-    module = importlib.import_module(STAGES[stage])
     paths = {name: Path(path).parent if is_manifest(path) else Path(path) for name, path in inputs.items()}
+    module = importlib.import_module(STAGES[stage])
     if stage == "tables":
         module.tables(out, {"table": table}, runtime=None, resume=out, **paths)
     else:
@@ -326,7 +327,7 @@ def explain(config: dict, tables: dict[str, dict], name: str, labels: list[str])
             raise UserError(f"{what}; {RESTORE}")
         else:
             lines.append(f"  {len(again)} rows of {file}, made again: the same")
-    definition = inspect.getdoc(importlib.import_module(STAGES[stage]).KINDS[table["kind"]])
+    definition = inspect.getdoc(KINDS[table["kind"]].load())
     lines += ["", *definition.splitlines(), ""]
     return "\n".join(lines + [line for path, link in chain.items() for line in told_of(path, link)])
 

@@ -20,6 +20,7 @@ from mixdpo.run.config import (
     present,
     reward_model_files,
 )
+from mixdpo.run.kinds import MEASURES
 
 RESERVED = (
     "gate",
@@ -309,19 +310,6 @@ def _check_row(config: dict, name: str, method: str, decoding: str, where: str, 
         )
 
 
-MEASURES = {
-    "reward": ("policy", "baseline", "reward"),
-    "style_recovery": ("policy",),
-    "posterior_spread": ("policy",),
-    "posterior_by_domain": ("policy", "domains"),
-    "weights_by_domain": ("policy", "domains"),
-    "heads_told_by_words": ("policy",),
-    "heads_told_by_parameters": ("policy", "rows_per_head", "neighbours"),
-    "gate_accuracy": ("policy", "domains"),
-    "pretrained_gate_accuracy": ("policy", "domains", "split"),
-    "win_rate": ("policy", "decoding", "opponent"),
-}
-"""What a claim can be about → the keys that its row needs. The functions are in `mixdpo/paper/claims.py`."""
 TESTS = {"greater": (), "less": (), "equal": ("target", "margin"), "none": ()}
 """Direction of a claim → the keys that its row needs; `none` is a claim that no run here tests."""
 

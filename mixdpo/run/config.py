@@ -5,10 +5,8 @@ from pathlib import Path
 import yaml
 
 from mixdpo.errors import UserError
+from mixdpo.run.kinds import KINDS
 from mixdpo.run.published import resolved
-
-FIGURES = ("posteriors", "words", "tasks", "confusion", "user_map", "forest")
-"""Kinds that are drawn; the others are tables."""
 
 
 def configuration(run: str = "", overlay: str = "") -> dict:
@@ -187,7 +185,7 @@ def left_out(config: dict) -> set[str]:
 
 
 def is_figure(table: dict) -> bool:
-    return table["kind"] in FIGURES
+    return KINDS[table["kind"]].figure
 
 
 def experiments_of(table: dict) -> list[str]:

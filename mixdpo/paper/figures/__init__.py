@@ -8,24 +8,14 @@ from pathlib import Path
 
 import matplotlib.style
 import pandas as pd
-import yaml
 from matplotlib.figure import Figure
 
 from mixdpo.method.runtime import Runtime
-from mixdpo.paper.figures import confusion, forest, posteriors, tasks, users, words
+from mixdpo.paper.figures import confusion, forest, posteriors, tasks, users, words  # noqa: F401 (code of this stage)
 from mixdpo.paper.figures.style import STYLE
-from mixdpo.paper.scores import scored, within
-from mixdpo.run.published import resolved, sources_of
-
-KINDS = {
-    "posteriors": posteriors.posteriors,
-    "words": words.words,
-    "tasks": tasks.tasks,
-    "confusion": confusion.confusion,
-    "user_map": users.user_map,
-    "forest": forest.forest,
-}
-"""Kind of figure → function of its published form and the artifacts: (figure, one row a number that is drawn)."""
+from mixdpo.paper.scores import scored
+from mixdpo.run.kinds import KINDS
+from mixdpo.run.published import opened
 
 
 def figures(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published: Path, **artifacts: Path) -> None:
@@ -42,12 +32,7 @@ def figures(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published:
 
 
 def drawn(published: Path, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFrame]:
-    """The figure that `published` describes, and its numbers, from the folders of its artifacts."""
+    """The figure that `published` describes, and its numbers, a row a number that is drawn."""
     scored.cache_clear()  # an audit draws many figures in one process, and its files are to be read anew
-    table = yaml.safe_load(published.read_text())
-    table = resolved(table, {name: yaml.safe_load(artifacts[name].read_text()) for name in sources_of(table)})
-    folders = {name: path for name, path in artifacts.items() if name not in sources_of(table)}
-    if "experiments" in table:
-        known = {name.partition(":")[2].partition("/")[0] for name in folders}
-        table["experiments"] = [experiment for experiment in table["experiments"] if experiment in known]
-    return KINDS[table["kind"]](table, within(folders, table.get("experiment")))
+    form, folders = opened(published, artifacts)
+    return KINDS[form["kind"]].make(form, folders)

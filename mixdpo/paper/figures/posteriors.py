@@ -48,7 +48,7 @@ def posterior_curves(table: dict, artifacts: dict[str, Path], labels: Sequence[s
 
 def step_label(points: pd.DataFrame, window: int) -> str:
     """What the axis of training steps says of the curves' smoothing and their band."""
-    seeds = points["seeds"].max()
+    seeds = int(points["seeds"].max())
     told = [f"rolling mean of {window} steps"] * (window > 1) + [f"band: SD of {seeds} seeds"] * (seeds > 1)
     return "Training step" + (f" ({'; '.join(told)})" if told else "")
 
