@@ -12,8 +12,11 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from mixdpo.paper.page import describe, draw, grid, interval, markdown, number, signed
 from mixdpo.paper.page import page as make_page
+from mixdpo.paper.page import untrained
+from mixdpo.paper.page_claims import SECTIONS, UNITS, Scale, claims_of, drawn, headlines, panels, section_of
+from mixdpo.paper.page_texts import describe, draw
+from mixdpo.paper.page_words import listed, markdown, named, number, prose, signed, titled, words_of
 from mixdpo.paper.tables import tables as print_table
 from mixdpo.provenance.artifact import publish, write_json
 from mixdpo.run.config import configuration, method_of, published, spec
@@ -48,8 +51,8 @@ CLAIMS = {
     "seed": 0,
     "rows": [
         {
-            "claim": "mixture_over_dpo",
-            "text": "The mixture beats DPO",
+            "claim": "case1_over_dpo",
+            "text": "The mixture beats DPO by `mix_case1`",
             "where": "section 4.1",
             "experiment": "multi_reward",
             "policy": "mix_case1",
@@ -63,7 +66,7 @@ CLAIMS = {
             "text": "The gains hold over sizes",
             "where": "abstract",
             "test": "none",
-            "reason": "one size",
+            "reason": "one size of multi_reward",
         },
     ],
 }
@@ -75,6 +78,12 @@ FIGURE = {
     "rows": [{"name": "Case 1", "policy": "mix_case1"}],
     "published": [{"what": "Head 0", "words": ["average"], "where": "Figure 2"}],
 }
+
+
+DIFFERENCES = [
+    {"stage": "sft", "key": "optimiser.epochs", "paper": "3", "here": "2", "of": []},
+    {"stage": "policies", "key": "seed", "paper": "–", "here": f"a: {HOSTILE}", "of": ["multi_reward/dpo/seed0"]},
+]
 
 
 def artifact(manifest: str, stage: str, settings: dict, inputs: list[str], write) -> None:
@@ -100,7 +109,7 @@ def page(tmp_path_factory) -> Path:
 
 
 def made_page() -> Path:
-    for name in ("config.yaml", "config/paper.yaml", "docs", "workflow/report"):
+    for name in ("config.yaml", "config", "docs", "workflow/report"):
         source, to = ROOT / name, Path(name)
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, to) if source.is_dir() else shutil.copy(source, to)
@@ -115,7 +124,7 @@ def made_page() -> Path:
     def model(out: Path) -> None:
         (out / "model").mkdir()
         save_file({"wte": np.zeros((300, 10), np.float32)}, out / "model/model.safetensors")
-        (out / "model/config.json").write_text(json.dumps({"n_layer": 2, "n_embd": 10}))
+        (out / "model/config.json").write_text(json.dumps({"n_layer": 2, "n_embd": 10, "vocab_size": 300}))
 
     made(base, config, [reviews], model)
     sft = f"{run}/sft/multi_reward/manifest.json"
@@ -173,6 +182,7 @@ def made_page() -> Path:
                 matplotlib.image.imsave(out / "figure2.png", np.zeros((4, 8)))
             else:
                 print_table(out, {"table": name}, runtime=None, resume=out, **folders)
+                write_json(out / f"{name}.json", contract(out, name, tables[name]))
 
         artifact(manifest, "figures" if name == "figure2" else "tables", {"table": name}, list(named.values()), printed)
     return rendered(config, tables, Path("page"))
@@ -193,8 +203,51 @@ def rendered(config: dict, tables: dict, out: Path) -> Path:
     inputs = {name: Path(path) for name, path in page_inputs(config, tables).items()}
     folders = {name: path.parent if path.name == "manifest.json" else path for name, path in inputs.items()}
     out.mkdir()
-    make_page(out, spec(config, "page"), runtime=None, resume=out, **folders)
+    make_page(out, spec(config, "page") | {"differences": DIFFERENCES}, runtime=None, resume=out, **folders)
     return (out / "index.html").absolute()
+
+
+def contract(out: Path, name: str, table: dict) -> dict:
+    """What NAME.json holds for the page, of the two kinds of tables here."""
+    csv = pd.read_csv(out / f"{name}.csv", dtype=str, keep_default_na=False)
+    rows = (claim_row if table["kind"] == "claims" else reward_row)(table, csv)
+    names = ("Claim", "Ours", "p (Holm, 1)", "Verdict") if table["kind"] == "claims" else ("Model", "Sentiment", "Grammar", "n")
+    headings = [{"text": text, "number": i > 0 and text != "Verdict"} for i, text in enumerate(names)]
+    about = {key: table[key] for key in ("title", "where", "kind")} | {"name": name, "statistic": "mean ± SE"}
+    return {"numbers": {}, "printed": [about | {"headings": headings, "rows": list(rows)}]}
+
+
+def cell(text: str, records: list[dict] = (), label: bool = False, published: list[str] = (), **more) -> dict:
+    keys = ("policy", "decoding", "domain", "experiment")
+    about = {"text": text, "published": list(published), "records": list(records), "label": label}
+    return about | dict.fromkeys(keys) | {"row": "", "column": ""} | more
+
+
+def reward_row(table: dict, csv: pd.DataFrame):
+    for row in table["rows"]:
+        own = csv[csv["row"] == row["name"]]
+        cells = [cell(row["name"], label=True)]
+        behind = {"policy": row["policy"], "decoding": row.get("decoding"), "experiment": table["experiment"]}
+        for column in table["columns"]:
+            records = own[own["column"] == column].to_dict("records")
+            theirs = [f"{v['mean']:.3f} ± {v['se']:.3f}" for v in row.get("published", {}).get(column, [])]
+            text = f"{float(records[0]['mean']):.3f} ± {float(records[0]['se']):.3f}"
+            cells.append(cell(text, records, published=theirs, row=row["name"], column=column, **behind))
+        yield [*cells, cell(records[0]["prompts"])]
+
+
+def claim_row(table: dict, csv: pd.DataFrame):
+    for row, record in zip(table["rows"], csv.to_dict("records"), strict=True):
+        sigma = {f"{key}_sigma": record[key] and str(2 * float(record[key])) for key in ("effect", "low", "high")}
+        records = [record | sigma | {"published_sigma": "0.11" if record["effect"] else ""}]
+        behind = {key: row.get(key) for key in ("policy", "decoding", "experiment")} | {"row": row["claim"]}
+        reason = ": interval too wide" if row["test"] != "none" else f": {row['reason']}"
+        yield [
+            cell(row["text"], label=True),
+            cell(record["effect"] or "–", records, published=["+0.110"], column="effect", **behind),
+            cell("<0.001", records, column="p_holm", **behind),
+            cell(f"{record['verdict']}{reason}"),
+        ]
 
 
 class Page(HTMLParser):

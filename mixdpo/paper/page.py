@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 from safetensors import safe_open
 
 from mixdpo.method.runtime import Runtime
@@ -30,7 +31,7 @@ ENVIRONMENT = ("processor", "device", "precision", "threads", "system", "python"
 """Run facts that the page lists as they are, beside the versions of packages."""
 DOTS_PER_PIXEL = 300 / 96
 """Of a figure, which is drawn at 300 dots an inch, to a pixel of CSS."""
-FILTERS = ("duration", "listed", "named", "number", "prose", "thousands", "titled", "words_of")
+FILTERS = ("duration", "listed", "named", "number", "prose", "prose_lines", "thousands", "titled", "words_of")
 
 
 def page(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **inputs: Path) -> None:
@@ -73,6 +74,7 @@ def page(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **inputs: Pat
         "artifacts": artifacts.described(),
         "cells": cells.found,
         "seed": spec["seed"],
+        **{name: Markup(inputs[name].read_text()) for name in ("style", "script")},
     }
     (out / "index.html").write_text(render(inputs["template"].read_text(), content))
 

@@ -42,7 +42,9 @@ class Unit:
     sign: str = "+"
 
     def show(self, value: float) -> str:
-        return number(self.factor * value, self.digits, self.sign)
+        """A value with its sign; zero has none."""
+        shown = number(self.factor * value, self.digits, self.sign)
+        return shown if any(digit in shown for digit in "123456789–") else shown.lstrip("+")
 
 
 UNITS = {
@@ -180,9 +182,11 @@ class Scale:
 
 
 SHAPES = {("effect", 0): "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z", ("published", 0): "M0-5.5L5.5 0 0 5.5-5.5 0z"}
-SHAPES |= {(kind, 1): "M8 0L-1-5V5z" for kind in ("effect", "published")}
-SHAPES |= {(kind, -1): "M-8 0L1-5V5z" for kind in ("effect", "published")}
-"""Kind of mark and the end that it lies beyond (or 0) → its outline: ours a disc, the paper's an open diamond."""
+SHAPES |= {(kind, 1): "M8 0L-1-5V5z" for kind in ("effect", "published", "interval")}
+SHAPES |= {(kind, -1): "M-8 0L1-5V5z" for kind in ("effect", "published", "interval")}
+"""Kind of mark and the end that it lies beyond (or 0) → its outline: ours a disc, the paper's an open diamond.
+
+An interval that is cut off has an arrow as well."""
 
 
 def drawn(claim: dict, panel: dict) -> Markup:
@@ -195,7 +199,8 @@ def drawn(claim: dict, panel: dict) -> Markup:
         said += f", 95 % interval {unit.show(low)} to {unit.show(high)}"
         shape = Markup('<line class="interval" x1="{:.2f}%" x2="{:.2f}%" y1="50%" y2="50%"/>')
         marks.append(shape.format(scale.at(low), scale.at(high)))
-    for kind, where in ("published", published), ("effect", effect):
+    ends = [("interval", end) for end in (low, high) if scale.beyond(end) and not scale.beyond(effect)]
+    for kind, where in (*ends, ("published", published), ("effect", effect)):
         if not math.isnan(where):
             shape = Markup('<svg x="{:.2f}%" y="50%" overflow="visible"><path class="{}" d="{}"/></svg>')
             marks.append(shape.format(scale.at(where), kind, SHAPES[kind, scale.beyond(where)]))

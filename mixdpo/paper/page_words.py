@@ -79,6 +79,11 @@ def prose(text: str) -> Markup:
     return Markup("").join(piece for pair in zip(texts, [*set_as_code, ""]) for piece in pair)
 
 
+def prose_lines(text: str) -> Markup:
+    """Several values in one cell, a line each."""
+    return Markup("<br>").join(prose(part) for part in text.split("; "))
+
+
 def number(value: float, digits: int = 3, sign: str = "") -> str:
     """For reading; a dash if there is none."""
     return "–" if math.isnan(value) else f"{value:{sign}z,.{digits}f}".replace("-", "−")
