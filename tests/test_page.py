@@ -1,6 +1,7 @@
 """The page of a run: what it says, that nothing in it is loaded or run, and that it works by mouse and by keyboard."""
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -80,6 +81,19 @@ FIGURE = {
 }
 
 
+OPEN = "document.querySelectorAll('details').forEach(fold => { fold.open = true; })"
+OVERFLOWING = """() => {
+  const found = [];
+  for (const e of document.querySelectorAll("body *")) {
+    const box = e.getBoundingClientRect();
+    if (!(e instanceof HTMLElement) || !e.checkVisibility() || e.matches(".skip, .scroll") || !box.width) continue;
+    if (getComputedStyle(e).display === "inline") continue;
+    const cut = e.scrollWidth > e.clientWidth + 1 && e.clientWidth;
+    const out = !e.closest(".scroll") && (box.right > innerWidth + 0.5 || box.left < -0.5);
+    if (cut || out) found.push(`${e.tagName}.${e.className} ${e.textContent.trim().slice(0, 60)}`);
+  }
+  return found;
+}"""
 DIFFERENCES = [
     {"stage": "sft", "key": "optimiser.epochs", "paper": "3", "here": "2", "of": []},
     {"stage": "policies", "key": "seed", "paper": "–", "here": f"a: {HOSTILE}", "of": ["multi_reward/dpo/seed0"]},
@@ -211,7 +225,11 @@ def contract(out: Path, name: str, table: dict) -> dict:
     """What NAME.json holds for the page, of the two kinds of tables here."""
     csv = pd.read_csv(out / f"{name}.csv", dtype=str, keep_default_na=False)
     rows = (claim_row if table["kind"] == "claims" else reward_row)(table, csv)
-    names = ("Claim", "Ours", "p (Holm, 1)", "Verdict") if table["kind"] == "claims" else ("Model", "Sentiment", "Grammar", "n")
+    names = (
+        ("Claim", "Ours", "p (Holm, 1)", "Verdict")
+        if table["kind"] == "claims"
+        else ("Model", "Sentiment", "Grammar", "n")
+    )
     headings = [{"text": text, "number": i > 0 and text != "Verdict"} for i, text in enumerate(names)]
     about = {key: table[key] for key in ("title", "where", "kind")} | {"name": name, "statistic": "mean ± SE"}
     return {"numbers": {}, "printed": [about | {"headings": headings, "rows": list(rows)}]}
@@ -245,7 +263,7 @@ def claim_row(table: dict, csv: pd.DataFrame):
         yield [
             cell(row["text"], label=True),
             cell(record["effect"] or "–", records, published=["+0.110"], column="effect", **behind),
-            cell("<0.001", records, column="p_holm", **behind),
+            cell("<0.001" if record["p"] else "–", records, column="p_holm", **behind),
             cell(f"{record['verdict']}{reason}"),
         ]
 
@@ -253,7 +271,7 @@ def claim_row(table: dict, csv: pd.DataFrame):
 class Page(HTMLParser):
     """Checks nesting while it reads; keeps elements with their attributes, and the text."""
 
-    VOID = frozenset({"meta", "link", "img", "br", "circle", "line", "input", "hr"})
+    VOID = frozenset({"meta", "link", "img", "br", "input", "hr"})
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -313,7 +331,7 @@ def test_page_says_what_the_run_is_from_its_artifacts(page):
     assert "measured on 800 test prompts" in text and "on CPU" in text
     assert "Of the 2 claims of the paper" in text and "1 is not tested" in text and "one size" in text
     assert "paper: 0.610 ± 0.004" in text
-    assert "Artifacts made 2026-01-02" in text
+    assert "run made · 2026-01-02" in text
     assert "uncommitted changes no" in text
 
 
@@ -354,7 +372,7 @@ def test_a_run_without_claims_or_figures_has_a_page(page):
 
 
 def test_spec_follows_the_configuration():
-    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config = configuration()
     before = spec(config, "page")
     config["page"]["prompts"] += 1
     assert spec(config, "page") == before | {"prompts": before["prompts"] + 1}
@@ -369,21 +387,128 @@ def test_prompts_are_drawn_evenly_from_the_domains():
 def test_words_and_numbers():
     assert number(-1234.5678) == "−1,234.568" and number(float("nan")) == "–"
     assert signed("Head 1: -0.003 ± 0.017 (-0.2 SE), 2026-01-02") == "Head 1: −0.003 ± 0.017 (−0.2 SE), 2026-01-02"
-    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    assert listed([1]) == "1" and listed([1, 2], "or") == "1 or 2" and listed(["a", "b", "c"]) == "a, b and c"
+    config = configuration()
     assert describe(method_of(config, "dpo")) == "1 model, 3 epochs"
     assert describe(method_of(config, "mix_case1")) == "3 heads on one encoder, learned weights, 3 epochs"
-    assert grid("**Title**\n\n| a | b |\n|---|---|\n| 1 | 2 |\n") == [["a", "b"], ["1", "2"]]
     html = markdown("# Title\n\n## Part\n\n<script>alert(1)</script>\n\n| a |\n|---|\n| 1 |\n")
     assert "Title" not in html and "<h3>Part</h3>" in html and "<script>" not in html and '<th scope="col">' in html
 
 
-def test_interval_is_drawn_to_scale():
-    """Null 0, interval [1, 3], effect 2: at 6, 42, 114 and 78 of 120."""
-    svg = interval({"effect": 2.0, "low": 1.0, "high": 3.0, "null": 0})
-    for place in ('x1="6.0" x2="6.0"', 'x1="42.0" x2="114.0"', 'cx="78.0"'):
-        assert place in svg
-    assert "interval 1.000 to 3.000, against 0.000" in svg
-    assert interval(dict.fromkeys(("effect", "low", "high"), float("nan")) | {"null": 0}) == ""
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("dpo", "DPO"),
+        ("mix_case1", "Mix-DPO, Case 1"),
+        ("mix_case2_three_epochs", "Mix-DPO, Case 2, three epochs"),
+        ("moe_case1_frozen_gate", "MoE-DPO, Case 1, frozen gate"),
+        ("user_moe_case1", "MoE-DPO, Case 1, for users"),
+        ("user_dpo", "DPO for users"),
+        ("reference", "Reference (SFT)"),
+        ("multi_user", "multi-user"),
+        ("instruction_following", "instruction following"),
+    ],
+)
+def test_names_of_the_configuration_in_words(name, words):
+    assert words_of(name) == words
+
+
+def test_names_in_texts():
+    assert named("Agrees with instruction_following, see docs/some_notes.md and a_b.csv") == (
+        "Agrees with instruction following, see docs/some_notes.md and a_b.csv"
+    )
+    assert prose("by `a_b` <i> -1") == "by <code>a_b</code> &lt;i&gt; −1"
+    assert titled("comparisons_tasks") == "Differences to DPO, Table 2" and titled("some_table2") == "Some table 2"
+
+
+def test_sections_of_the_paper():
+    wheres = ["premise of sections 1 and 4", "section 1; poster", "Table 1", "section 4.1, Figure 2", "appendix H"]
+    wheres += ["section 4.2, Table 2", "appendix G", "poster, Table 3", "abstract"]
+    titles = list(SECTIONS.values())
+    expected = [titles[0], titles[1], titles[1], titles[1], titles[2], titles[3], titles[4], titles[5]]
+    assert [section_of(where) for where in wheres] == [*expected, "Elsewhere in the paper"]
+
+
+NAN = float("nan")
+
+
+def claim(name: str, effect: float, **more) -> dict:
+    known = {"claim": name, "unit": "sigma", "section": section_of("section 4.1"), "verdict": "undecided"}
+    return known | {"effect": effect, "low": effect - 0.1, "high": effect + 0.1, "published": NAN, "cell": 0} | more
+
+
+def test_claims_of_a_unit_share_one_scale():
+    """Effects 0 and 0.4 with ± 0.1: the axis runs from −0.2 to 0.6 by 0.2, and 0.4 lies at three quarters."""
+    (panel,) = panels([claim("a", 0.0), claim("b", 0.4)])
+    assert panel["scale"].ticks == pytest.approx((-0.2, 0.0, 0.2, 0.4, 0.6))
+    svg = drawn(claim("b", 0.4, published=0.2), panel)
+    assert 'x1="62.50%" x2="87.50%"' in svg and '<svg x="75.00%"' in svg and '<svg x="50.00%"' in svg
+    assert svg.index('class="published"') < svg.index('class="effect"')
+    assert "+0.40 σ, 95 % interval +0.30 to +0.50; the paper +0.20" in svg
+    assert panels([claim("a", NAN)]) == []
+
+
+def test_a_claim_far_away_does_not_flatten_the_others():
+    lines = [claim(f"c{i}", 0.01 * i) for i in range(20)] + [claim("far", 5.0, published=NAN)]
+    (panel,) = panels(lines)
+    assert panel["scale"].high < 1 and panel["scale"].beyond(5.0) == 1 and panel["scale"].at(5.0) == 100
+    assert "M8 0" in drawn(lines[-1], panel)
+
+
+def test_a_scale_holds_zero_for_differences_alone():
+    lines = [claim("a", 0.6, unit="accuracy"), claim("b", 0.65, unit="accuracy")]
+    assert Scale.of(lines, UNITS["accuracy"]).low > 0 and Scale.of(lines, UNITS["gain"]).low == 0
+    one = claim("a", 0.3, low=NAN, high=NAN)
+    assert Scale.of([one], UNITS["sigma"]).at(0.3) == 100 and Scale.of([one | {"effect": 0.0}], UNITS["sigma"]).high > 0
+
+
+def test_units_print_zero_without_a_sign():
+    assert UNITS["sigma"].show(-0.004) == "0.00" and UNITS["sigma"].show(-0.006) == "−0.01"
+    assert UNITS["wins"].show(0.366) == "+36.6" and UNITS["accuracy"].show(0.5) == "50.0"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        (("supported",) * 3, "DPO improves every reward over the SFT model"),
+        (("supported", "undecided", "not supported"), "DPO improves some of the rewards over the SFT model"),
+        (("undecided", "undecided", "not supported"), "DPO does not improve the rewards over the SFT model"),
+        (("undecided",) * 3, "DPO may or may not improve the rewards over the SFT model: the data are too few"),
+    ],
+)
+def test_headlines_follow_the_verdicts(verdicts, said):
+    rewards = ("sentiment", "informativeness", "grammar")
+    claims = [claim(f"dpo_over_reference_{r}", 0.1, verdict=v) for r, v in zip(rewards, verdicts, strict=True)]
+    (headline,) = headlines(claims)
+    assert headline["text"] == said and [short for short, _ in headline["claims"]] == list(rewards)
+    assert headlines([claim("case1_over_dpo", NAN)]) == []
+
+
+def test_claims_are_read_from_what_is_printed():
+    record = {
+        "claim": "a",
+        "text": "A",
+        "where": "appendix H",
+        "test": "greater",
+        "verdict": "undecided",
+        "effect": "0.2",
+    }
+    record |= {"published": "0.1", "low": "0.1", "high": "0.3", "p_holm": "0.04"}
+    printed = {"rows": [[cell("A", label=True), cell("0.2", [record]) | {"cell": 7}, cell("undecided: too few")]]}
+    (found,) = claims_of(printed, [{"claim": "a", "measure": "gate_accuracy", "baseline": "b"}])
+    assert (found["unit"], found["reason"], found["cell"], found["published"]) == ("gain", "too few", 7, 0.1)
+    record |= {"effect_sigma": "0.5", "published_sigma": ""}
+    (found,) = claims_of(printed, [{"claim": "a"}])
+    assert (found["unit"], found["effect"]) == ("sigma", 0.5) and found["published"] != found["published"]
+
+
+def test_a_perplexity_like_a_guess_is_explained():
+    def rows(before: str) -> list[dict]:
+        return [{"rows": [[cell("x", [{"domain": "instruction", "before": before}])]]}]
+
+    said = untrained(rows("1706.99"), [{"vocabulary": 2000}])
+    assert "a perplexity of 2,000" in said and "1,707 on texts of the domain “instruction”" in said
+    assert untrained(rows("5.4"), [{"vocabulary": 2000}]) == untrained(rows("5.4"), []) == ""
 
 
 @pytest.fixture(scope="module")
@@ -418,6 +543,7 @@ def view(browser, page):
 
 
 def test_click_opens_the_lineage_and_escape_closes_it(view):
+    view.locator("#table1 > summary").click()
     view.get_by_role("row", name="Baseline DPO").get_by_role("button").first.click()
     dialog = view.get_by_role("dialog", name="Baseline DPO: Sentiment")
     assert dialog.is_visible()
@@ -432,7 +558,9 @@ def test_click_opens_the_lineage_and_escape_closes_it(view):
 def test_keyboard_alone(view):
     view.keyboard.press("Tab")
     assert view.evaluate("document.activeElement.textContent") == "Skip to the results"
-    view.locator("#table1").evaluate("e => e.parentElement.querySelector('.cells [tabindex=\"0\"]').focus()")
+    view.locator("#table1 > summary").focus()
+    view.keyboard.press("Enter")
+    view.locator("#table1 .cells [tabindex='0']").focus()
     view.keyboard.press("ArrowDown")
     view.keyboard.press("ArrowRight")
     view.keyboard.press("Enter")
@@ -440,10 +568,45 @@ def test_keyboard_alone(view):
     view.keyboard.press("Escape")
     assert view.locator("dialog[open]").count() == 0
     assert view.evaluate("document.activeElement.closest('tr').cells[0].textContent") == "Baseline DPO"
-    assert view.locator('.cells [tabindex="0"]').count() == 2  # one stop in the claims, one in the table
+    assert view.locator('.cells [tabindex="0"]').count() == 3  # one stop in each of the two tables, one in the plot
+
+
+def test_click_on_a_claim_opens_its_lineage(view):
+    view.locator(".forest tbody th").get_by_text("The mixture beats DPO").click()
+    dialog = view.get_by_role("dialog", name="The mixture beats DPO")
+    assert dialog.is_visible() and "claimed to lie above zero" in dialog.inner_text()
+    assert "effect sigma" in dialog.inner_text()
+
+
+def test_links_open_folds(view):
+    assert not view.locator("#decisions .inside").is_visible()
+    view.get_by_role("navigation").get_by_role("link", name="Decisions").click()
+    assert view.locator("#decisions .inside").is_visible()
+
+
+def test_opened_page_is_short(view):
+    """Folds are closed: without the claims, whose number is the paper's, a screen or two."""
+    height = view.evaluate("document.documentElement.scrollHeight - document.querySelector('.forest').scrollHeight")
+    assert height < 1800
+
+
+def test_words_that_a_reader_knows(view):
+    """No name of the configuration and no backtick is on the page but where it is set as code."""
+    view.evaluate(OPEN)
+    text = view.evaluate(
+        """() => {
+          const main = document.querySelector("main").cloneNode(true);
+          main.querySelectorAll("code, pre, a[href$='.csv'], a[href$='.md'], a[href$='.tex'], a[href$='.pdf'], #decisions, #notes, .card p")
+            .forEach((e) => e.remove());
+          return main.textContent;
+        }"""
+    )
+    assert "Mix-DPO, Case 1" in text and "Multi-reward" in text
+    assert re.findall(r"\b[a-z0-9]+_[a-z0-9_]+\b|`", text) == []
 
 
 def test_browser_of_samples_shows_another_prompt_and_says_so(view):
+    view.evaluate(OPEN)
     part = view.locator("#samples-multi_reward")
     shown = part.locator(".item:visible")
     assert shown.count() == 1
@@ -467,23 +630,56 @@ def test_theme_can_be_turned_and_stays(view):
     assert button.get_attribute("aria-pressed") == "true" and view.evaluate(colour) != light
 
 
-@pytest.mark.parametrize("width", [400, 900, 1600])
+@pytest.mark.parametrize("width", [400, 1000, 1300])
 def test_nothing_overflows(view, width):
+    """As it opens and with every fold open: nothing is wider than its box, but for what lies in a scroll container."""
     view.set_viewport_size({"width": width, "height": 800})
-    assert view.evaluate("document.documentElement.scrollWidth") <= width
-    view.locator("#table1 ~ .scroll .cell").first.click()
-    assert view.locator("dialog").evaluate("d => d.scrollWidth - d.clientWidth") <= 0
+    for unfold in ("", OPEN):
+        view.evaluate(unfold)
+        assert view.evaluate("document.documentElement.scrollWidth") <= width
+        assert view.evaluate(OVERFLOWING) == []
+    for box in view.locator(".scroll").all():
+        reached = (
+            "e => { e.scrollLeft = 1e6; const box = e.getBoundingClientRect(); return [...e.querySelectorAll('tr')]"
+        )
+        reached += ".every(row => row.lastElementChild.getBoundingClientRect().right <= box.right + 1); }"
+        assert not box.is_visible() or box.evaluate(reached)
+    for opener in (".forest .cell", "#table1 .cell", "figure .cell"):
+        view.locator(opener).first.click()
+        view.evaluate(OPEN)
+        assert view.evaluate(OVERFLOWING) == [] and view.locator("dialog").is_visible()
+        view.keyboard.press("Escape")
 
 
-def test_print_hides_what_paper_cannot_do(view):
+def test_numbers_are_right_aligned(view):
+    view.evaluate(OPEN)
+    for p in view.get_by_text("<0.001", exact=True).all():
+        assert p.evaluate("e => getComputedStyle(e.closest('td')).textAlign") == "right"
+
+
+def test_figures_have_their_natural_width(view):
+    """The image has 8 × 4 dots, at 300 an inch 2.56 × 1.28 pixels."""
+    view.evaluate(OPEN)
+    image = view.locator("figure img")
+    assert (image.get_attribute("width"), image.get_attribute("height")) == ("3", "1")
+
+
+def test_print_shows_what_paper_can_do(view):
     view.emulate_media(media="print")
     assert not view.get_by_role("combobox").first.is_visible() and not view.locator("#theme").is_visible()
     shown = view.locator("p a[href^=http]").first.evaluate("a => getComputedStyle(a, '::after').content")
     assert "arxiv.org" in shown
+    for shown in ("#table1 table", "figure img", "#setting table", "#decisions table", ".forest"):
+        assert view.locator(shown).first.evaluate("e => e.checkVisibility() && e.getBoundingClientRect().height > 0"), (
+            shown
+        )
+    assert not view.locator("#samples").is_visible()
 
 
 def test_without_script_everything_is_on_the_page(browser, page):
     view = browser.new_context(java_script_enabled=False).new_page()
     view.goto(page.as_uri())
+    assert view.locator(".forest .effect").count() == 1 and view.locator(".answer li").count() == 2
+    view.locator("#samples > summary").click()
     assert view.locator("#samples-multi_reward .item:visible").count() == 12
     assert not view.get_by_role("combobox").first.is_visible()

@@ -171,7 +171,8 @@ class Scale:
         power = 10.0 ** math.floor(math.log10((high - low) / 4))
         step = next(power * n for n in (1, 2, 5, 10) if power * n >= (high - low) / 5)
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-        return cls(first * step, last * step, tuple(step * n for n in range(first, last + 1)))
+        ticks = tuple(round(step * n, 12) for n in range(first, last + 1))
+        return cls(ticks[0], ticks[-1], ticks)
 
     def at(self, value: float) -> float:
         """Where a value lies, in percent of the axis."""

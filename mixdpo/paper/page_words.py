@@ -57,7 +57,7 @@ def words_of(name: str) -> str:
         parts = re.findall(r"case\d+|[^_]+(?:_(?!case\d)[^_]+)*", rest)
         said = ", ".join([METHOD[kind], *(METHOD.get(part, part.replace("_", " ")) for part in parts)])
         return f"{said}{',' * bool(rest)} for users" if name.startswith("user_") else said
-    return name.replace("multi_", "multi-").replace("_", " ")
+    return re.sub(r"^seed(?=\d)", "seed ", name.replace("multi_", "multi-").replace("_", " "))
 
 
 def titled(name: str) -> str:
