@@ -17,7 +17,7 @@ from mixdpo.paper.page import page as make_page
 from mixdpo.paper.page import untrained
 from mixdpo.paper.page_claims import SECTIONS, UNITS, Scale, claims_of, drawn, headlines, panels, section_of
 from mixdpo.paper.page_texts import describe, draw
-from mixdpo.paper.page_words import listed, markdown, named, number, prose, signed, titled, words_of
+from mixdpo.paper.page_words import headed, listed, markdown, named, number, prose, signed, titled, words_of
 from mixdpo.paper.tables import tables as print_table
 from mixdpo.provenance.artifact import publish, write_json
 from mixdpo.run.config import configuration, method_of, published, spec
@@ -418,7 +418,9 @@ def test_names_in_texts():
         "Agrees with instruction following, see docs/some_notes.md and a_b.csv"
     )
     assert prose("by `a_b` <i> -1") == "by <code>a_b</code> &lt;i&gt; −1"
-    assert titled("comparisons_tasks") == "Differences to DPO, Table 2" and titled("some_table2") == "Some table 2"
+    assert titled("poster_figure") == "Poster figure" and titled("figure2") == "Figure 2"
+    named_so = {"table2": "Table 2: T", "poster_table3": "Poster, Table 3: T", "alignment": "T"}
+    assert [headed({"name": name, "title": "T"}) for name in named_so] == list(named_so.values())
 
 
 def test_sections_of_the_paper():
@@ -596,8 +598,9 @@ def test_words_that_a_reader_knows(view):
     text = view.evaluate(
         """() => {
           const main = document.querySelector("main").cloneNode(true);
-          main.querySelectorAll("code, pre, a[href$='.csv'], a[href$='.md'], a[href$='.tex'], a[href$='.pdf'], #decisions, #notes, .card p")
-            .forEach((e) => e.remove());
+          const files = ["csv", "md", "tex", "pdf"].map((suffix) => `a[href$='.${suffix}']`);
+          const quoted = main.querySelectorAll(["code, pre, #decisions, #notes, .card p", ...files].join());
+          quoted.forEach((e) => e.remove());
           return main.textContent;
         }"""
     )

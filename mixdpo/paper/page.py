@@ -31,7 +31,7 @@ ENVIRONMENT = ("processor", "device", "precision", "threads", "system", "python"
 """Run facts that the page lists as they are, beside the versions of packages."""
 DOTS_PER_PIXEL = 300 / 96
 """Of a figure, which is drawn at 300 dots an inch, to a pixel of CSS."""
-FILTERS = ("duration", "listed", "named", "number", "prose", "prose_lines", "thousands", "titled", "words_of")
+FILTERS = ("duration", "headed", "listed", "named", "number", "prose", "prose_lines", "thousands", "titled", "words_of")
 
 
 def page(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **inputs: Path) -> None:
@@ -235,8 +235,8 @@ def untrained(printed: list[dict], bases: list[dict]) -> str:
         return ""
     where = listed([f"{number(value, 0)} on texts of the domain “{domain}”" for domain, value in strange])
     return (
-        f"A guess among the {vocabulary:,} tokens of the vocabulary has a perplexity of {vocabulary:,}. The base model is "
-        f"little better than that, at {where}, because it has seen no such text before SFT."
+        f"A guess among the {vocabulary:,} tokens of the vocabulary has a perplexity of {vocabulary:,}. The base model "
+        f"is little better than that, at {where}, because it has seen no such text before SFT."
     )
 
 

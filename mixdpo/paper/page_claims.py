@@ -1,4 +1,4 @@
-"""The claims of the page: one scale for all that are in σ, a scale for every other unit, and the result in sentences."""
+"""The claims of the page: one scale for all in σ, a scale for every other unit, and the result in sentences."""
 
 import math
 import re
@@ -111,7 +111,7 @@ some are, none is and one is refuted, or all are undecided."""
 
 
 def claims_of(printed: dict, rows: list[dict]) -> list[dict]:
-    """The claims as they are drawn: `printed` is the table with the cells of the page, `rows` is how they are claimed."""
+    """The claims as they are drawn. `printed` is their table with the page's cells, `rows` is how they are claimed."""
     how, claims = {row["claim"]: row for row in rows}, []
     for cells in printed["rows"]:
         record = next(record for cell in cells for record in cell["records"])

@@ -14,38 +14,11 @@ DECODINGS = {
     "sequence": "Mixture, by sequence",
     "sparse": "Expert of the largest weight",
 }
-TITLES = {
-    "claims": "All claims in the units of their measures",
-    "table1": "Table 1: rewards of Mix-DPO",
-    "table2": "Table 2: rewards of MoE-DPO",
-    "table3": "Table 3: rewards of Mix-DPO by expert",
-    "poster_table1": "Table 1 of the poster",
-    "poster_table3": "Table 3 of the poster: win rates",
-    "poster_figure": "Figure of the poster",
-    "comparisons": "Differences to DPO, Tables 1 and 3",
-    "comparisons_tasks": "Differences to DPO, Table 2",
-    "gates": "Accuracy of the gate",
-    "alignment": "Gains, and their cost in KL",
-    "length_bias": "Win rates by length",
-    "preferences": "Preferences by style",
-    "specialisation": "Which expert leads in which reward",
-    "users": "Users and their experts",
-    "validity": "Validity of the rewards",
-    "forest": "Claims as a forest plot",
-}
-"""Name of a table or figure → its heading; any other is made from the name itself."""
-HEADINGS = {
-    "The other's": "KL of the opponent, nats",
-    "Orders contradict, %": "Pairs whose two orders disagree, %",
-    "Verdicts failed": "Judgements failed",
-    "by chance (95 % below)": "By chance (95 % lie below)",
-}
-"""Headings of columns that need more words than their table gives them."""
 
 
 def named(text: str) -> str:
     """A text with the names of the configuration in words: `mix_case1` is “Mix-DPO, Case 1”."""
-    return IDENTIFIER.sub(lambda match: words_of(match[0]), HEADINGS.get(text, text))
+    return IDENTIFIER.sub(lambda match: words_of(match[0]), text)
 
 
 def words_of(name: str) -> str:
@@ -63,7 +36,13 @@ def words_of(name: str) -> str:
 def titled(name: str) -> str:
     """The name of a table, figure or experiment as a heading."""
     said = words_of(re.sub(r"(?<=[a-z])(\d+)$", r" \1", name))
-    return TITLES.get(name, said[:1].upper() + said[1:])
+    return said[:1].upper() + said[1:]
+
+
+def headed(table: dict) -> str:
+    """What a table is called: its title, after its number in the paper or on the poster."""
+    printed = re.fullmatch(r"(poster_)?table(\d+)", table["name"])
+    return f"{'Poster, ' * bool(printed[1])}Table {printed[2]}: {table['title']}" if printed else table["title"]
 
 
 def decoded(decoding: str) -> str:
