@@ -41,8 +41,10 @@ def titled(name: str) -> str:
 
 def headed(table: dict) -> str:
     """What a table is called: its title, after its number in the paper or on the poster."""
-    printed = re.fullmatch(r"(poster_)?table(\d+)", table["name"])
-    return f"{'Poster, ' * bool(printed[1])}Table {printed[2]}: {table['title']}" if printed else table["title"]
+    printed, title = re.fullmatch(r"(poster_)?table(\d+)", table["name"]), table["title"]
+    if printed is None or f"Table {printed[2]}" in title:
+        return title
+    return f"{'Poster, ' * bool(printed[1])}Table {printed[2]}: {title}"
 
 
 def decoded(decoding: str) -> str:
