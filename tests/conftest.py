@@ -164,3 +164,13 @@ def project(tmp_path_factory) -> Path:
     done = snakemake(folder)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder
+
+
+@pytest.fixture(scope="session")
+def page(tmp_path_factory) -> Path:
+    """`index.html` of a made-up run: 20 test prompts, three policies, one table, one figure, two claims."""
+    from page_of_a_run import made_page
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("project"))
+        return made_page()

@@ -1,208 +1,27 @@
-"""The page of a run: what it says, that nothing in it is loaded or run, and that it works by mouse and by keyboard."""
+"""The page of a run: what it says, and that nothing in it is loaded or run."""
 
 import json
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
-import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from safetensors.numpy import save_file
+from page_of_a_run import ROOT, cell, rendered
 
-from mixdpo.paper.page import describe, draw, grid, interval, markdown, number, signed
-from mixdpo.paper.page import page as make_page
-from mixdpo.paper.tables import tables as print_table
-from mixdpo.provenance.artifact import publish, write_json
+from mixdpo.paper.page import untrained
+from mixdpo.paper.page_claims import SECTIONS, UNITS, Scale, claims_of, drawn, headlines, panels, section_of
+from mixdpo.paper.page_texts import describe, draw
+from mixdpo.paper.page_words import headed, listed, markdown, named, number, prose, signed, titled, words_of
 from mixdpo.run.config import configuration, method_of, published, spec
-from mixdpo.run.graph import job, page_inputs, page_spec, table_inputs
 from mixdpo.run.settings import completed
 from mixdpo.run.yaml import shipped
-
-ROOT = Path(__file__).parent.parent
-HOSTILE = '</script><b id="hostile">bold</b> & "quoted" <img src=x onerror=alert(1)>'
-TABLE = {
-    "kind": "rewards",
-    "title": "Reward scores of a small world",
-    "where": "Table 1, section 4.1",
-    "experiment": "multi_reward",
-    "columns": {"sentiment": "Sentiment", "grammar": "Grammar"},
-    "rows": [
-        {"name": "Reference (SFT)", "policy": "reference"},
-        {
-            "name": "Baseline DPO",
-            "policy": "dpo",
-            "published": {"sentiment": [{"mean": 0.61, "se": 0.004, "where": "Table 1"}]},
-        },
-        {"name": "Case 1, by token", "policy": "mix_case1", "decoding": "token"},
-        {"name": "Case 1, Head 0", "policy": "mix_case1", "decoding": "expert0"},
-    ],
-}
-CLAIMS = {
-    "kind": "claims",
-    "title": "What the paper claims, tested",
-    "where": "sections",
-    "experiments": ["multi_reward"],
-    "cells_of": ["table1"],
-    "published_prompts": {"multi_reward": 10000},
-    "seed": 0,
-    "rows": [
-        {
-            "claim": "mixture_over_dpo",
-            "text": "The mixture beats DPO",
-            "where": "section 4.1",
-            "experiment": "multi_reward",
-            "policy": "mix_case1",
-            "decoding": "token",
-            "baseline": "dpo",
-            "reward": "sentiment",
-            "test": "greater",
-        },
-        {
-            "claim": "sizes",
-            "text": "The gains hold over sizes",
-            "where": "abstract",
-            "test": "none",
-            "reason": "one size",
-        },
-    ],
-}
-FIGURE = {
-    "kind": "words",
-    "title": "Words of the heads",
-    "where": "Figure 2",
-    "experiment": "multi_reward",
-    "rows": [{"name": "Case 1", "policy": "mix_case1"}],
-    "published": [{"what": "Head 0", "words": ["average"], "where": "Figure 2"}],
-}
-
-
-def artifact(manifest: str, stage: str, settings: dict, inputs: list[str], write) -> None:
-    with publish(
-        Path(manifest), stage=stage, spec=settings, code="0123456789abcdef", inputs={i: Path(i) for i in inputs}
-    ) as (out, _):
-        write(out)
-    record = manifest.removesuffix("/manifest.json").removesuffix(".manifest.json").replace("/", "--")
-    facts = dict.fromkeys(("host", "system", "processor", "precision", "python", "commit"), "made up")
-    facts |= {"device": "cpu", "threads": 1, "dirty": False, "seconds": 61.0, "peak_memory_mib": 512}
-    write_json(
-        Path(f"results/made/runs/{record}.json"),
-        facts | {"started": "2026-01-02T03:04:05Z", "versions": {"numpy": np.__version__}},
-    )
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory) -> Path:
-    """`index.html` of a made-up run: 20 test prompts, three policies, one table, one figure, two claims."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("project"))
-        return made_page()
-
-
-def made_page() -> Path:
-    for name in ("config.yaml", "config", "docs", "workflow/report"):
-        source, to = ROOT / name, Path(name)
-        to.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, to) if source.is_dir() else shutil.copy(source, to)
-    Path("workflow/published").mkdir()
-    for name, table in ("table1", TABLE), ("claims", CLAIMS), ("figure2", FIGURE):
-        Path(f"workflow/published/{name}.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
-    config, tables = configuration() | {"run": "made"}, published(Path("workflow/published"), configuration())
-    run, rng = "results/made", np.random.default_rng(0)
-    reviews, base = f"{run}/assets/reviews/manifest.json", f"{run}/assets/base/manifest.json"
-    made(reviews, config, [], lambda out: (out / "reviews.parquet").write_bytes(b"reviews"))
-
-    def model(out: Path) -> None:
-        (out / "model").mkdir()
-        save_file({"wte": np.zeros((300, 10), np.float32)}, out / "model/model.safetensors")
-        (out / "model/config.json").write_text(json.dumps({"n_layer": 2, "n_embd": 10}))
-
-    made(base, config, [reviews], model)
-    sft = f"{run}/sft/multi_reward/manifest.json"
-    made(sft, config, [base, reviews], model)
-    preferences = f"{run}/preferences/multi_reward/manifest.json"
-    prompts = [f"Prompt number {i}" for i in range(20)]
-    triplets = pd.DataFrame(
-        [(i, prompts[i], *pair, style, "movie", 0.9, 0.1) for i in range(6) for style, pair in sides(i).items()],
-        columns=["prompt_id", "prompt", "chosen", "rejected", "style", "domain", "chosen_score", "rejected_score"],
-    )
-    completions = f"{run}/completions/multi_reward/manifest.json"
-    made(completions, config, [sft, reviews], lambda out: (out / "completions.parquet").write_bytes(b"completions"))
-    made(preferences, config, [completions], lambda out: triplets.to_parquet(out / "validation.parquet"))
-    for policy in ("reference", "dpo/seed0", "mix_case1/seed0"):
-        experts = 3 if policy.startswith("mix") else 1
-        trained = f"{run}/policies/multi_reward/{policy}/manifest.json"
-        if policy != "reference":
-            q = pd.DataFrame(rng.dirichlet([1] * experts, len(triplets))).add_prefix("q")
-            q.insert(0, "style", triplets["style"])
-            made(trained, config, [preferences, sft], lambda out, q=q: q.to_parquet(out / "responsibilities.parquet"))
-        decodings = ["token", *(["sequence", "expert0", "expert1", "expert2"] if experts > 1 else [])]
-        frame = pd.DataFrame({"prompt_id": range(20), "prompt": prompts, "domain": "movie", "sample": 0})
-        frame = frame.merge(pd.DataFrame({"decoding": decodings}), how="cross").assign(
-            completion=f" {policy} {HOSTILE}"
-        )
-        weights = pd.DataFrame(
-            {"prompt_id": range(20), "domain": "movie"} | {f"w{k}": 1 / experts for k in range(experts)}
-        )
-        folder = f"{run}/evaluations/multi_reward/{policy}"
-
-        def completed(out: Path, frame=frame, weights=weights) -> None:
-            frame.to_parquet(out / "completions.parquet")
-            weights.to_parquet(out / "weights.parquet")
-
-        source = sft if policy == "reference" else trained
-        made(f"{folder}/completions/manifest.json", config, [source, reviews], completed)
-        scores = frame[["prompt_id", "sample", "decoding"]].assign(
-            sentiment=rng.random(len(frame)), informativeness=1.0, grammar=rng.random(len(frame))
-        )
-        made(
-            f"{folder}/rewards/manifest.json",
-            config,
-            [f"{folder}/completions/manifest.json"],
-            lambda out, scores=scores: scores.to_parquet(out / "scores.parquet"),
-        )
-    for name in tables:
-        named = {key: path for key, path in table_inputs(config, tables, name).items() if Path(path).exists()}
-        folders = {
-            key: Path(path).parent if path.endswith("manifest.json") else Path(path) for key, path in named.items()
-        }
-        manifest = f"paper_tables/made/{name}.manifest.json"
-
-        def printed(out: Path, name=name, folders=folders) -> None:
-            if name == "figure2":
-                matplotlib.image.imsave(out / "figure2.png", np.zeros((4, 8)))
-            else:
-                print_table(out, {"table": name}, runtime=None, resume=out, **folders)
-
-        artifact(manifest, "figures" if name == "figure2" else "tables", {"table": name}, list(named.values()), printed)
-    return rendered(config, tables, Path("page"))
-
-
-def made(manifest: str, config: dict, inputs: list[str], write) -> None:
-    """An artifact with the stage and spec that the configuration gives it."""
-    artifact(manifest, *job(config, {}, manifest), inputs, write)
-
-
-def sides(i: int) -> dict[str, tuple[str, str]]:
-    """Two styles that order the two completions of a prompt alike, and one that does not."""
-    pair = (f" good {i} {HOSTILE}", f" bad {i}")
-    return {"sentiment": pair, "grammar": pair, "informativeness": pair[::-1]}
-
-
-def rendered(config: dict, tables: dict, out: Path) -> Path:
-    inputs = {name: Path(path) for name, path in page_inputs(config, tables).items()}
-    folders = {name: path.parent if path.name == "manifest.json" else path for name, path in inputs.items()}
-    out.mkdir()
-    make_page(out, page_spec(config, tables), runtime=None, resume=out, **folders)
-    return (out / "index.html").absolute()
 
 
 class Page(HTMLParser):
     """Checks nesting while it reads; keeps elements with their attributes, and the text."""
 
-    VOID = frozenset({"meta", "link", "img", "br", "circle", "line", "input", "hr"})
+    VOID = frozenset({"meta", "link", "img", "br", "input", "hr"})
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -262,7 +81,7 @@ def test_page_says_what_the_run_is_from_its_artifacts(page):
     assert "measured on 800 test prompts" in text and "on CPU" in text
     assert "Of the 2 claims of the paper" in text and "1 is not tested" in text and "one size" in text
     assert "paper: 0.610 ± 0.004" in text
-    assert "Artifacts made 2026-01-02" in text
+    assert "run made · 2026-01-02" in text
     assert "uncommitted changes no" in text
 
 
@@ -275,12 +94,12 @@ def test_every_cell_leads_down_to_the_reviews(page):
         return {paths[i]}.union(*(behind(j) for j in data["artifacts"][i]["inputs"] if isinstance(j, int)))
 
     assert len(data["cells"]) == 4 * 2 + 1 + 1  # the table, the claim that is tested, the figure
-    for cell in data["cells"]:
-        assert "results/made/assets/reviews/manifest.json" in set().union(*map(behind, cell["artifacts"]))
-    cell = next(c for c in data["cells"] if c["title"] == "Baseline DPO: Sentiment")
-    own = [paths[i] for i in cell["artifacts"]]
+    for found in data["cells"]:
+        assert "results/made/assets/reviews/manifest.json" in set().union(*map(behind, found["artifacts"]))
+    found = next(c for c in data["cells"] if c["title"] == "Baseline DPO: Sentiment")
+    own = [paths[i] for i in found["artifacts"]]
     assert own[0] == "paper_tables/made/table1.manifest.json" and not any("mix_case1" in path for path in own)
-    assert [record["prompts"] for record in cell["records"]] == ["20"] and cell["sample"] == "dpo/token"
+    assert [record["prompts"] for record in found["records"]] == ["20"] and found["sample"] == "dpo/token"
     run = next(a for a in data["artifacts"] if a["stage"] == "sft")
     assert run["spec"]["epochs"] == 2 and run["facts"]["started"] == "2026-01-02T03:04:05Z" and len(run["sha256"]) == 64
 
@@ -318,121 +137,127 @@ def test_prompts_are_drawn_evenly_from_the_domains():
 def test_words_and_numbers():
     assert number(-1234.5678) == "−1,234.568" and number(float("nan")) == "–"
     assert signed("Head 1: -0.003 ± 0.017 (-0.2 SE), 2026-01-02") == "Head 1: −0.003 ± 0.017 (−0.2 SE), 2026-01-02"
+    assert listed([1]) == "1" and listed([1, 2], "or") == "1 or 2" and listed(["a", "b", "c"]) == "a, b and c"
     config = completed(shipped(ROOT))
     assert describe(method_of(config, "dpo")) == "1 model, 3 epochs"
     assert describe(method_of(config, "mix_case1")) == "3 heads on one encoder, learned weights, 3 epochs"
-    assert grid("**Title**\n\n| a | b |\n|---|---|\n| 1 | 2 |\n") == [["a", "b"], ["1", "2"]]
     html = markdown("# Title\n\n## Part\n\n<script>alert(1)</script>\n\n| a |\n|---|\n| 1 |\n")
     assert "Title" not in html and "<h3>Part</h3>" in html and "<script>" not in html and '<th scope="col">' in html
 
 
-def test_interval_is_drawn_to_scale():
-    """Null 0, interval [1, 3], effect 2: at 6, 42, 114 and 78 of 120."""
-    svg = interval({"effect": 2.0, "low": 1.0, "high": 3.0, "null": 0})
-    for place in ('x1="6.0" x2="6.0"', 'x1="42.0" x2="114.0"', 'cx="78.0"'):
-        assert place in svg
-    assert "interval 1.000 to 3.000, against 0.000" in svg
-    assert interval(dict.fromkeys(("effect", "low", "high"), float("nan")) | {"null": 0}) == ""
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("dpo", "DPO"),
+        ("mix_case1", "Mix-DPO, Case 1"),
+        ("mix_case2_three_epochs", "Mix-DPO, Case 2, three epochs"),
+        ("moe_case1_frozen_gate", "MoE-DPO, Case 1, frozen gate"),
+        ("user_moe_case1", "MoE-DPO, Case 1, for users"),
+        ("user_dpo", "DPO for users"),
+        ("reference", "Reference (SFT)"),
+        ("multi_user", "multi-user"),
+        ("instruction_following", "instruction following"),
+    ],
+)
+def test_names_of_the_configuration_in_words(name, words):
+    assert words_of(name) == words
 
 
-@pytest.fixture(scope="module")
-def browser():
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("no chromium, chromium-browser or google-chrome on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium)
-        yield browser
-        browser.close()
+def test_names_in_texts():
+    assert named("Agrees with instruction_following, see docs/some_notes.md and a_b.csv") == (
+        "Agrees with instruction following, see docs/some_notes.md and a_b.csv"
+    )
+    assert prose("by `a_b` <i> -1") == "by <code>a_b</code> &lt;i&gt; −1"
+    assert titled("poster_figure") == "Poster figure" and titled("figure2") == "Figure 2"
+    named_so = {"table2": "Table 2: T", "poster_table3": "Poster, Table 3: T", "alignment": "T"}
+    assert [headed({"name": name, "title": "T"}) for name in named_so] == list(named_so.values())
 
 
-@pytest.fixture
-def view(browser, page):
-    """The page in a window of 1280 pixels; the test fails if it says a word on the console.
-
-    But for the browser's own remark that a dialog's autofocus came second, which depends on when a key arrives.
-    """
-    said = []
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
-    view = context.new_page()
-    view.on("console", lambda message: said.append(message.text))
-    view.on("pageerror", lambda error: said.append(str(error)))
-    view.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
-    view.goto(page.as_uri())
-    yield view
-    context.close()
-    assert [words for words in said if not words.startswith("Autofocus processing")] == []
+def test_sections_of_the_paper():
+    wheres = ["premise of sections 1 and 4", "section 1; poster", "Table 1", "section 4.1, Figure 2", "appendix H"]
+    wheres += ["section 4.2, Table 2", "appendix G", "poster, Table 3", "abstract"]
+    titles = list(SECTIONS.values())
+    expected = [titles[0], titles[1], titles[1], titles[1], titles[2], titles[3], titles[4], titles[5]]
+    assert [section_of(where) for where in wheres] == [*expected, "Elsewhere in the paper"]
 
 
-def test_click_opens_the_lineage_and_escape_closes_it(view):
-    view.get_by_role("row", name="Baseline DPO").get_by_role("button").first.click()
-    dialog = view.get_by_role("dialog", name="Baseline DPO: Sentiment")
-    assert dialog.is_visible()
-    assert "Published: 0.610 ± 0.004" in dialog.inner_text() and "assets/reviews" in dialog.inner_text()
-    assert dialog.get_by_text(HOSTILE).count() == 3 and view.locator("#hostile").count() == 0
-    dialog.get_by_text("policies", exact=True).click()
-    assert "learning_rate" in dialog.inner_text() and "2026-01-02 03:04:05 UTC" in dialog.inner_text()
-    view.keyboard.press("Escape")
-    assert not dialog.is_visible()
+NAN = float("nan")
 
 
-def test_keyboard_alone(view):
-    view.keyboard.press("Tab")
-    assert view.evaluate("document.activeElement.textContent") == "Skip to the results"
-    view.locator("#table1").evaluate("e => e.parentElement.querySelector('.cells [tabindex=\"0\"]').focus()")
-    view.keyboard.press("ArrowDown")
-    view.keyboard.press("ArrowRight")
-    view.keyboard.press("Enter")
-    assert view.locator("#lineage-title").inner_text() == "Baseline DPO: Grammar"
-    view.keyboard.press("Escape")
-    assert view.locator("dialog[open]").count() == 0
-    assert view.evaluate("document.activeElement.closest('tr').cells[0].textContent") == "Baseline DPO"
-    assert view.locator('.cells [tabindex="0"]').count() == 2  # one stop in the claims, one in the table
+def claim(name: str, effect: float, **more) -> dict:
+    known = {"claim": name, "unit": "sigma", "section": section_of("section 4.1"), "verdict": "undecided"}
+    return known | {"effect": effect, "low": effect - 0.1, "high": effect + 0.1, "published": NAN, "cell": 0} | more
 
 
-def test_browser_of_samples_shows_another_prompt_and_says_so(view):
-    part = view.locator("#samples-multi_reward")
-    shown = part.locator(".item:visible")
-    assert shown.count() == 1
-    first = shown.inner_text()
-    part.get_by_role("button", name="Next").click()
-    assert shown.count() == 1 and shown.inner_text() != first
-    assert "Prompt 2 of 12" in view.locator("#said").inner_text()
-    part.get_by_role("combobox").select_option(index=0)
-    assert shown.inner_text() == first
-    pairs = view.locator("#pairs-multi_reward .item:visible")
-    assert pairs.locator("th[scope=colgroup]").all_inner_texts()[2].startswith("Informativeness prefers B")
+def test_claims_of_a_unit_share_one_scale():
+    """Effects 0 and 0.4 with ± 0.1: the axis runs from −0.2 to 0.6 by 0.2, and 0.4 lies at three quarters."""
+    (panel,) = panels([claim("a", 0.0), claim("b", 0.4)])
+    assert panel["scale"].ticks == pytest.approx((-0.2, 0.0, 0.2, 0.4, 0.6))
+    svg = drawn(claim("b", 0.4, published=0.2), panel)
+    assert 'x1="62.50%" x2="87.50%"' in svg and '<svg x="75.00%"' in svg and '<svg x="50.00%"' in svg
+    assert svg.index('class="published"') < svg.index('class="effect"')
+    assert "+0.40 σ, 95 % interval +0.30 to +0.50; the paper +0.20" in svg
+    assert panels([claim("a", NAN)]) == []
 
 
-def test_theme_can_be_turned_and_stays(view):
-    button, colour = view.get_by_role("button", name="Dark"), "getComputedStyle(document.body).backgroundColor"
-    light = view.evaluate(colour)
-    assert button.get_attribute("aria-pressed") == "false"
-    button.click()
-    assert button.get_attribute("aria-pressed") == "true" and view.evaluate(colour) != light
-    view.reload()
-    assert button.get_attribute("aria-pressed") == "true" and view.evaluate(colour) != light
+def test_a_claim_far_away_does_not_flatten_the_others():
+    lines = [claim(f"c{i}", 0.01 * i) for i in range(20)] + [claim("far", 5.0, published=NAN)]
+    (panel,) = panels(lines)
+    assert panel["scale"].high < 1 and panel["scale"].beyond(5.0) == 1 and panel["scale"].at(5.0) == 100
+    assert "M8 0" in drawn(lines[-1], panel)
 
 
-@pytest.mark.parametrize("width", [400, 900, 1600])
-def test_nothing_overflows(view, width):
-    view.set_viewport_size({"width": width, "height": 800})
-    assert view.evaluate("document.documentElement.scrollWidth") <= width
-    view.locator("#table1 ~ .scroll .cell").first.click()
-    assert view.locator("dialog").evaluate("d => d.scrollWidth - d.clientWidth") <= 0
+def test_a_scale_holds_zero_for_differences_alone():
+    lines = [claim("a", 0.6, unit="accuracy"), claim("b", 0.65, unit="accuracy")]
+    assert Scale.of(lines, UNITS["accuracy"]).low > 0 and Scale.of(lines, UNITS["gain"]).low == 0
+    one = claim("a", 0.3, low=NAN, high=NAN)
+    assert Scale.of([one], UNITS["sigma"]).at(0.3) == 100 and Scale.of([one | {"effect": 0.0}], UNITS["sigma"]).high > 0
 
 
-def test_print_hides_what_paper_cannot_do(view):
-    view.emulate_media(media="print")
-    assert not view.get_by_role("combobox").first.is_visible() and not view.locator("#theme").is_visible()
-    shown = view.locator("p a[href^=http]").first.evaluate("a => getComputedStyle(a, '::after').content")
-    assert "arxiv.org" in shown
+def test_units_print_zero_without_a_sign():
+    assert UNITS["sigma"].show(-0.004) == "0.00" and UNITS["sigma"].show(-0.006) == "−0.01"
+    assert UNITS["wins"].show(0.366) == "+36.6" and UNITS["accuracy"].show(0.5) == "50.0"
 
 
-def test_without_script_everything_is_on_the_page(browser, page):
-    view = browser.new_context(java_script_enabled=False).new_page()
-    view.goto(page.as_uri())
-    assert view.locator("#samples-multi_reward .item:visible").count() == 12
-    assert not view.get_by_role("combobox").first.is_visible()
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        (("supported",) * 3, "DPO improves every reward over the SFT model"),
+        (("supported", "undecided", "not supported"), "DPO improves some of the rewards over the SFT model"),
+        (("undecided", "undecided", "not supported"), "DPO does not improve the rewards over the SFT model"),
+        (("undecided",) * 3, "DPO may or may not improve the rewards over the SFT model: the data are too few"),
+    ],
+)
+def test_headlines_follow_the_verdicts(verdicts, said):
+    rewards = ("sentiment", "informativeness", "grammar")
+    claims = [claim(f"dpo_over_reference_{r}", 0.1, verdict=v) for r, v in zip(rewards, verdicts, strict=True)]
+    (headline,) = headlines(claims)
+    assert headline["text"] == said and [short for short, _ in headline["claims"]] == list(rewards)
+    assert headlines([claim("case1_over_dpo", NAN)]) == []
+
+
+def test_claims_are_read_from_what_is_printed():
+    record = {
+        "claim": "a",
+        "text": "A",
+        "where": "appendix H",
+        "test": "greater",
+        "verdict": "undecided",
+        "effect": "0.2",
+    }
+    record |= {"published": "0.1", "low": "0.1", "high": "0.3", "p_holm": "0.04"}
+    printed = {"rows": [[cell("A", label=True), cell("0.2", [record]) | {"cell": 7}, cell("undecided: too few")]]}
+    (found,) = claims_of(printed, [{"claim": "a", "measure": "gate_accuracy", "baseline": "b"}])
+    assert (found["unit"], found["reason"], found["cell"], found["published"]) == ("gain", "too few", 7, 0.1)
+    record |= {"effect_sigma": "0.5", "published_sigma": ""}
+    (found,) = claims_of(printed, [{"claim": "a"}])
+    assert (found["unit"], found["effect"]) == ("sigma", 0.5) and found["published"] != found["published"]
+
+
+def test_a_perplexity_like_a_guess_is_explained():
+    def rows(before: str) -> list[dict]:
+        return [{"rows": [[cell("x", [{"domain": "instruction", "before": before}])]]}]
+
+    said = untrained(rows("1706.99"), [{"vocabulary": 2000}])
+    assert "a perplexity of 2,000" in said and "1,707 on texts of the domain “instruction”" in said
+    assert untrained(rows("5.4"), [{"vocabulary": 2000}]) == untrained(rows("5.4"), []) == ""

@@ -7,52 +7,31 @@ machines, versions) comes from the run records alone.
 import base64
 import json
 import math
-import re
 from collections import Counter, defaultdict
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from jinja2 import Environment, StrictUndefined
-from markdown_it import MarkdownIt
 from markupsafe import Markup
 from safetensors import safe_open
 
-from mixdpo.errors import Corrupt
 from mixdpo.method.runtime import Runtime
-from mixdpo.paper.claims import CLAIM_COLUMNS, SIGNS
-from mixdpo.paper.scores import head_order, policies_in, within
+from mixdpo.paper import page_claims, page_words
+from mixdpo.paper.claims import SIGNS
+from mixdpo.paper.page_claims import TESTED, claims_of, headlines, panels
+from mixdpo.paper.page_texts import quoted_pairs, quoted_samples
+from mixdpo.paper.page_words import listed, markdown, named, number, titled
+from mixdpo.paper.scores import within
 from mixdpo.run.audit import lineage, sources
-from mixdpo.run.config import experiments_of, is_figure, methods_of
+from mixdpo.run.config import is_figure
 from mixdpo.run.published import resolved
 from mixdpo.run.yaml import read
 
-STATISTIC = {
-    "rewards": "mean over test prompts ± SD/√n, each prompt's score first averaged over training seeds",
-    "alignment": "mean over test prompts ± SD/√n of the difference to the reference on the same prompt",
-    "best_heads": "mean over test prompts ± SD/√n of the difference to the baseline on the same prompt",
-    "gates": "share of prompts ± its standard error",
-    "comparisons": "difference to the baseline on the same prompts: mean ± SD/√n, bootstrap interval, Wilcoxon p",
-    "validity": "area under the ROC curve, or share of pairs ordered rightly",
-    "perplexity": "exp of the mean negative log-likelihood per token",
-    "compute": "sums over jobs, and the largest resident set of one",
-    "preferences": "counts, and shares of the pairs that neither style ties",
-    "win_rates": "mean over pairs ± SD/√n, each the mean of its two orders, a tie half a win; KL over the test prompts",
-    "length_bias": "mean over the pairs of that length ± SD/√n, a tie half a win",
-    "users": "share ± √(p(1 − p)/n), or mean over test prompts ± SD/√n",
-}
-"""Kind of table → what its numbers are."""
-NO_RESULT = re.compile(r"n\b|Published|Aim|Chance|by chance|Pairs$|Judgements failed")
-"""What the headings of printed columns begin with that are no measurement."""
-TESTED = {
-    "greater": "claimed to lie above zero; 95 % interval, p two-sided and corrected by Holm for all claims",
-    "less": "claimed to lie below zero; 95 % interval, p two-sided and corrected by Holm for all claims",
-    "equal": "claimed to lie within a margin of a value; p of two one-sided tests, corrected by Holm for all claims",
-}
-"""Test of a claim → what was asked."""
 ENVIRONMENT = ("processor", "device", "precision", "threads", "system", "python", "commit")
 """Run facts that the page lists as they are, beside the versions of packages."""
+DOTS_PER_PIXEL = 300 / 96
+"""Of a figure, which is drawn at 300 dots an inch, to a pixel of CSS."""
+FILTERS = ("duration", "headed", "listed", "named", "number", "prose", "prose_lines", "thousands", "titled", "words_of")
 
 
 def page(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **inputs: Path) -> None:
@@ -70,17 +49,23 @@ def page(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **inputs: Pat
         manifests, key=lambda name: (not name.startswith("table"), tables[name]["where"].startswith("ours"), name)
     )
     tables = {name: resolved(tables[name], tables) for name in order}
-    printed = [cells.table(n, t, manifests[n]) for n, t in tables.items() if not is_figure(t) and n != "claims"]
-    claims = cells.claims(tables.get("claims"), manifests.get("claims"))
+    printed = [part for n, t in tables.items() if not is_figure(t) for part in cells.tables(n, t, manifests[n])]
+    of_claims = [table for table in printed if table["kind"] == "claims"]
+    claims = [claim for table in of_claims for claim in claims_of(table, tables[table["file"]]["rows"])]
+    specs, sizes = {path: artifact["spec"] for path, artifact in chain.items()}, scale(artifacts)
     content = {
         "run": spec["run"],
-        "scale": scale(artifacts),
+        "scale": sizes,
         "claims": claims,
         "verdicts": {verdict: [c for c in claims if c["verdict"] == verdict] for verdict in (*SIGNS, "not tested")},
-        "tables": [table for table in printed if table["kind"] != "compute"],
+        "headlines": headlines(claims),
+        "panels": panels(claims),
+        "tables": [table for table in printed if table["kind"] not in ("compute", "claims")],
+        "claim_tables": of_claims,
         "compute": [table for table in printed if table["kind"] == "compute"],
+        "notes_of": {"perplexity": untrained([t for t in printed if t["kind"] == "perplexity"], sizes["bases"])},
         "figures": [cells.figure(n, t, manifests[n]) for n, t in tables.items() if is_figure(t)],
-        "samples": [quoted_samples(e, own[e], tables, artifacts, spec["prompts"], rng) for e in own],
+        "samples": [quoted_samples(e, own[e], tables, specs, spec["prompts"], rng) for e in own],
         "pairs": [quoted_pairs(e, own[e], tables, parts["preferences"][e], spec["pairs"], rng) for e in own],
         "differences": spec["differences"],
         "decisions": markdown(inputs["decisions"].read_text()),
@@ -89,6 +74,7 @@ def page(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **inputs: Pat
         "artifacts": artifacts.described(),
         "cells": cells.found,
         "seed": spec["seed"],
+        **{name: Markup(inputs[name].read_text()) for name in ("style", "script")},
     }
     (out / "index.html").write_text(render(inputs["template"].read_text(), content))
 
@@ -103,10 +89,11 @@ def by_kind(inputs: dict[str, Path]) -> dict[str, dict[str, Path]]:
 
 
 def render(template: str, content: dict) -> str:
-    """The page: every text of `content` is escaped, but for what `markdown` and `interval` set."""
+    """The page: every text of `content` is escaped, but for what `markdown`, `prose` and the drawings of claims set."""
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-    jinja.filters |= {function.__name__: function for function in (duration, interval, number, titled)}
+    jinja.filters |= {name: getattr(page_words, name) for name in FILTERS}
+    jinja.globals |= {name: getattr(page_claims, name) for name in ("axis", "drawn")} | {"units": page_claims.UNITS}
     return jinja.from_string(template).render(content)
 
 
@@ -153,138 +140,50 @@ class Cells:
         self.found.append({"title": title, "artifacts": behind, "records": records, **more})
         return len(self.found) - 1
 
-    def table(self, name: str, table: dict, manifest: Path) -> dict:
-        """A table as it is printed, the published value with ours where a column `X, published` follows `X`."""
-        csv = pd.read_csv(manifest.with_name(f"{name}.csv"), dtype=str, keep_default_na=False)
-        head, *body = grid(manifest.with_name(f"{name}.md").read_text())
-        statistic, rows = STATISTIC.get(table["kind"], ""), []
-        for line in body:
-            values, cells = dict(zip(head, line, strict=True)), []
-            labels = [line[0], *(value for value in line[1:] if re.fullmatch(r"[^\d–]+", value))]
-            for heading, value in values.items():
-                if heading.removesuffix(", published") in {*values} - {heading}:
-                    continue
-                theirs = [v for v in values.get(f"{heading}, published", "").split("; ") if v]
-                cells.append({"heading": heading, "value": signed(value), "published": theirs})
-                if not cells[1:] or NO_RESULT.match(heading) or not re.search(r"\d", value):
-                    continue
-                records, column = records_of(csv, values, heading, table)
-                shown = {"value": signed(value), "published": theirs, "statistic": statistic}
-                shown |= texts_of(table, line[0], records, column)
-                paths = sources(table, manifest, line[0], column)
-                cells[-1]["cell"] = self.add(f"{', '.join(labels)}: {heading}", manifest, paths, records, **shown)
-            rows.append(cells)
-        headings = [h for h in head if h.removesuffix(", published") not in {*head} - {h}]
-        figures = [
-            i for i in range(len(headings)) if all(re.match(r"[-−+≥]? ?\d|–?$", row[i]["value"]) for row in rows)
-        ]
-        about = {key: table[key] for key in ("kind", "title", "where")}
-        return about | {"name": name, "headings": headings, "figures": figures, "rows": rows, "statistic": statistic}
+    def tables(self, name: str, table: dict, manifest: Path) -> list[dict]:
+        """What NAME.json prints: tables whose cells with records have a `cell`, the index of their lineage.
+
+        A row of claims has one such cell, since every number of a claim rests on the same.
+        """
+        printed = json.loads(manifest.with_name(f"{name}.json").read_text())["printed"]
+        for part in printed:
+            part["file"] = name
+            for row in part["rows"]:
+                measured = [(cell, heading) for cell, heading in zip(row, part["headings"]) if opens(cell)]
+                for cell, heading in measured[: 1 if part["kind"] == "claims" else None]:
+                    cell["cell"] = self.of(cell, heading["text"], row, part, table, manifest)
+        return printed
+
+    def of(self, cell: dict, heading: str, row: list[dict], part: dict, table: dict, manifest: Path) -> int:
+        """Index of the lineage of a printed cell."""
+        labels = [named(other["text"]) for other in row if other["label"]]
+        title, statistic, record = f"{', '.join(labels)}: {named(heading)}", part["statistic"], cell["records"][0]
+        if part["kind"] == "claims":
+            title, statistic = record["text"], TESTED.get(record["test"], statistic)
+        shown = {"value": cell["text"], "published": cell["published"], "statistic": statistic}
+        if cell["experiment"] and cell["policy"]:
+            decoding = cell["decoding"] or "token"
+            shown |= {"experiment": cell["experiment"], "sample": f"{cell['policy']}/{decoding}"}
+            shown["domain"] = cell["domain"] or ""
+        paths = sources(table, manifest, cell["row"], cell["column"])
+        return self.add(title, manifest, paths, cell["records"], **shown)
 
     def figure(self, name: str, table: dict, manifest: Path) -> dict:
         """A figure inside the page, and what the paper prints of it."""
-        png = base64.b64encode(manifest.with_name(f"{name}.png").read_bytes()).decode()
-        values = [(p["what"], p.get("value", ", ".join(p.get("words", []))), p["where"]) for p in table["published"]]
+        png = manifest.with_name(f"{name}.png").read_bytes()
+        width, height = (int.from_bytes(png[at : at + 4], "big") / DOTS_PER_PIXEL for at in (16, 20))
+        values = [
+            (p["what"], p.get("value", ", ".join(p.get("words", []))), p["where"]) for p in table.get("published", [])
+        ]
         cell = self.add(f"{titled(name)}: {table['title']}", manifest, sources(table, manifest, "", ""), [])
+        shown = {"png": base64.b64encode(png).decode(), "width": round(width), "height": round(height)}
         about = {key: table[key] for key in ("title", "where")}
-        return about | {"name": name, "png": png, "published": values, "cell": cell}
-
-    def claims(self, table: dict | None, manifest: Path | None) -> list[dict]:
-        """The claims as their csv has them, and as they are printed; none if the run has no such table."""
-        if table is None:
-            return []
-        lines = pd.read_csv(manifest.with_name("claims.csv")).fillna({"experiment": ""}).to_dict("records")
-        head, *body = grid(manifest.with_name("claims.md").read_text())
-        for line, row, printed in zip(lines, table["rows"], body, strict=True):
-            shown = {heading.partition(" (")[0]: signed(text) for heading, text in zip(head, printed, strict=True)}
-            line |= {"ours": shown["Ours"], "printed": shown["Published"], "p_shown": shown["p"], "n_shown": shown["n"]}
-            line["reason"] = shown["Verdict"].removeprefix(line["verdict"]).removeprefix(": ")
-            line["sign"], line["null"] = SIGNS.get(line["verdict"], "–"), row.get("target", 0)
-            if math.isnan(line["effect"]):
-                continue
-            record = {key: str(value) for key, value in line.items() if key in CLAIM_COLUMNS and pd.notna(value)}
-            about = {"value": shown["Ours"], "published": [shown["Published"]], "statistic": TESTED[line["test"]]}
-            if "reward" in row:
-                about |= {"sample": f"{row['policy']}/{row.get('decoding', 'token')}", "domain": row.get("domain", "")}
-                about["experiment"] = row["experiment"]
-            paths = sources(table, manifest, line["claim"], "effect")
-            line["cell"] = self.add(line["text"], manifest, paths, [record], **about)
-        return lines
+        return about | shown | {"name": name, "published": values, "cell": cell}
 
 
-def grid(text: str) -> list[list[str]]:
-    """Cells of the one table in a Markdown text, its head first."""
-    tokens, rows = MarkdownIt("commonmark").enable("table").parse(text), []
-    for opening, inline in pairwise(tokens):
-        if opening.type == "tr_open":
-            rows.append([])
-        if opening.type in ("th_open", "td_open"):
-            rows[-1].append(inline.content)
-    return rows
-
-
-def records_of(csv: pd.DataFrame, values: dict[str, str], heading: str, table: dict) -> tuple[list[dict], str]:
-    """Lines of the csv behind a printed cell, and the csv's name of its column.
-
-    A line of a csv with `row` and `column` belongs to the row of that name and the column whose heading it has; of
-    any other, to the printed rows that have its words under the headings of the same name.
-    """
-    if {"row", "column"} <= {*csv}:
-        label, *others = values.values()
-        own = csv[csv["row"] == label]
-        headings = {title: name for name, title in (table.get("columns") or {}).items()}
-        wanted = {headings.get(text, text) for text in (heading, *others)}
-        column = next((c for c in own["column"] if c in wanted), heading)
-        return (own[own["column"] == column] if column in {*own["column"]} else own).to_dict("records"), column
-    known = {h: v for h, v in values.items() if h.lower() in csv and (csv[h.lower()] == v).any()}
-    own = csv[np.logical_and.reduce([csv[h.lower()] == v for h, v in known.items()])] if known else csv
-    return own.to_dict("records"), heading
-
-
-def texts_of(table: dict, label: str, records: list[dict], column: str) -> dict[str, str]:
-    """Which quoted completions stand behind a cell: method and decoding, and the domain where the column is one."""
-    if table["kind"] not in ("rewards", "alignment", "best_heads", "comparisons"):
-        return {}
-    row = next(row for row in table["rows"] if row["name"] == label)
-    head = next((record["head"] for record in records if record.get("head")), "")
-    decoding = f"expert{head.removeprefix('Head ')}" if head else row.get("decoding", "token")
-    domain = column if "reward" in table else ""
-    return {"experiment": table["experiment"], "sample": f"{row['policy']}/{decoding}", "domain": domain}
-
-
-def number(value: float, digits: int = 3) -> str:
-    """For reading; a dash if there is none."""
-    return "–" if math.isnan(value) else f"{value:,.{digits}f}".replace("-", "−")
-
-
-def signed(text: str) -> str:
-    """A text with minus signs before its numbers."""
-    return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
-
-
-def titled(name: str) -> str:
-    """The name of a table, figure or experiment as a heading."""
-    return re.sub(r"(\d+)", r" \1", name.replace("_", " ")).capitalize()
-
-
-def duration(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
-
-
-def interval(claim: dict) -> Markup:
-    """A claim's effect and interval as a line, on a scale of its own that holds what it is compared with."""
-    if math.isnan(claim["effect"]):
-        return Markup("")
-    null, effect = claim["null"], claim["effect"]
-    bounds = [effect if math.isnan(claim[key]) else claim[key] for key in ("low", "high")]
-    low, high = min(null, effect, *bounds), max(null, effect, *bounds)
-    x = [f"{6 + 108 * (value - low) / ((high - low) or 1):.1f}" for value in (null, *bounds, effect)]
-    said = f"{number(effect)}, interval {number(bounds[0])} to {number(bounds[1])}, against {number(null)}"
-    return Markup(
-        '<svg class="interval" viewBox="0 0 120 20" role="img" aria-label="{}"><line class="null" x1="{}" x2="{}" y1="1" '
-        'y2="19"/><line x1="{}" x2="{}" y1="10" y2="10"/><circle cx="{}" cy="10" r="3.5"/></svg>'
-    ).format(said, x[0], x[0], *x[1:])
+def opens(cell: dict) -> bool:
+    """Whether a printed cell shows a measurement: it has lines of the csv behind it and a digit."""
+    return bool(cell["records"]) and not cell["label"] and any(c.isdigit() for c in cell["text"])
 
 
 def size(base: Path) -> dict:
@@ -295,7 +194,7 @@ def size(base: Path) -> dict:
             weights += sum(math.prod(model.get_slice(name).get_shape()) for name in model.keys())  # noqa: SIM118
     config = json.loads((base / "model/config.json").read_text())
     names = {"layers": ("n_layer", "num_hidden_layers"), "width": ("n_embd", "hidden_size")}  # GPT-2's, and the others'
-    return {"weights": weights} | {
+    return {"weights": weights, "vocabulary": config.get("vocab_size", 0)} | {
         k: next((config[n] for n in known if n in config), "?") for k, known in names.items()
     }
 
@@ -323,126 +222,22 @@ def scale(artifacts: Artifacts) -> dict:
     }
 
 
-def quoted_samples(
-    experiment: str, own: dict[str, Path], tables: dict[str, dict], artifacts: Artifacts, prompts: int, rng
-) -> dict:
-    """Test prompts drawn evenly from the domains, each with every policy's completions (first seed) and rewards."""
-    names, methods = {}, {}
-    for table in tables.values():
-        if experiment in experiments_of(table):
-            methods |= dict.fromkeys(methods_of(table, experiment))
-            if table["kind"] in ("rewards", "alignment", "win_rates"):
-                rows = {(row["policy"], row.get("decoding", "token")): row["name"] for row in table["rows"]}
-                opponents = {(method, "token"): name for method, name in table.get("opponents", {}).items()}
-                names = rows | opponents | names
-    drawn, quoted = None, defaultdict(list)
-    for method in methods:
-        policy = policies_in(own, method, "completions")[0]
-        frame = pd.read_parquet(own[f"completions:{policy}"] / "completions.parquet")
-        rewards = []
-        if f"rewards:{policy}" in own:
-            scores = pd.read_parquet(own[f"rewards:{policy}"] / "scores.parquet")
-            rewards = [name for name in scores if name not in ("prompt_id", "sample", "decoding")]
-            frame = frame.merge(scores, on=["prompt_id", "sample", "decoding"], validate="1:1")
-        if "style" in frame:  # who asks is what the prompts of users differ in
-            frame["domain"] = "for " + frame["style"].str.replace("_", " ")
-        weights = pd.read_parquet(own[f"completions:{policy}"] / "weights.parquet").set_index("prompt_id")
-        order = head_order(own, method).get(policy, [0])
-        if drawn is None:
-            drawn = draw(frame, prompts, rng)
-        shown = {f"expert{k}": f"expert{i}" for i, k in enumerate(order)}
-        for prompt_id, own_lines in frame[frame["prompt_id"].isin(drawn.index)].groupby("prompt_id"):
-            w = [float(weights.loc[prompt_id, f"w{k}"]) for k in order]
-            entries = []
-            for line in own_lines.to_dict("records"):
-                decoding = shown.get(line["decoding"], line["decoding"])
-                expert = int(decoding.removeprefix("expert")) if decoding in shown.values() else None
-                largest = len(order) > 1 and expert == int(np.argmax(w))
-                entries.append(
-                    {
-                        "name": names.get((method, decoding), decoding.replace("expert", "Head ")),
-                        "samples": f"{method}/{decoding}" + f" {method}/sparse" * largest,
-                        "text": line["completion"],
-                        "scores": [(name, line[name]) for name in rewards],
-                        "weight": w[expert] if expert is not None else None,
-                        "largest": largest and len(set(w)) > 1,
-                        "expert": expert,
-                    }
-                )
-            entries.sort(key=lambda entry: -1 if entry["expert"] is None else entry["expert"])
-            manifest = own.get(f"policies:{policy}")
-            about = describe(artifacts.chain[(manifest / "manifest.json").as_posix()]["spec"]) if manifest else ""
-            quoted[prompt_id].append({"method": method, "about": about, "entries": entries})
-    texts = [
-        {"text": drawn.loc[i, "prompt"], "domain": drawn.loc[i, "domain"], "methods": quoted[i]} for i in drawn.index
-    ]
-    return {"experiment": experiment, "prompts": texts}
+def untrained(printed: list[dict], bases: list[dict]) -> str:
+    """What a base model's perplexity near the size of its vocabulary means; nothing where there is none.
 
-
-def draw(frame: pd.DataFrame, n: int, rng) -> pd.DataFrame:
-    """At most n prompts in the order of their ids, an equal share from every domain and at least one."""
-    prompts = frame.drop_duplicates("prompt_id").set_index("prompt_id")[["prompt", "domain"]]
-    shares = [part.index.to_numpy() for _, part in prompts.groupby("domain")]
-    drawn = [rng.choice(ids, min(len(ids), max(1, n // len(shares))), replace=False) for ids in shares]
-    return prompts.loc[np.sort(np.concatenate(drawn))]
-
-
-def describe(spec: dict) -> str:
-    """A method in words, from the spec that it was trained with."""
-    given, weights, epochs = spec["experts"], spec["weights"], spec["optimiser"]["epochs"]
-    heads, models, adapters, initial = (given[key] for key in ("heads", "models", "adapters", "initial"))
-    experts = [f"{heads} heads on one encoder"] * (heads > 0)
-    experts += [f"{models} model" + "s" * (models > 1)] * (models > 0)
-    experts += [f"{adapters} adapters of one model"] * (adapters > 0)
-    experts += [f"experts of {', '.join(initial)}"] * bool(initial)
-    learned, kind = "learned" if weights["learn"] else "fixed", "gate" if weights["kind"] == "gate" else "weights"
-    several = heads + models + adapters > 1 or bool(initial)
-    return f"{' and '.join(experts)}{f', {learned} {kind}' * several}, {epochs} epoch{'s' * (epochs > 1)}"
-
-
-def quoted_pairs(
-    experiment: str, own: dict[str, Path], tables: dict[str, dict], preferences: Path, n: int, rng
-) -> dict:
-    """Validation pairs, what each style prefers, and responsibilities of every policy of several experts (first seed).
-
-    Rows of `responsibilities.parquet` are those of `validation.parquet`.
+    A model that gives all its tokens the same probability has a perplexity of the vocabulary's size.
     """
-    triplets = pd.read_parquet(preferences / "validation.parquet")
-    both = triplets[["chosen", "rejected"]]
-    triplets["pair"] = pd.factorize(pd.Series(zip(triplets["prompt_id"], both.min(axis=1), both.max(axis=1))))[0]
-    q = {}
-    for method in dict.fromkeys(
-        m for t in tables.values() if experiment in experiments_of(t) for m in methods_of(t, experiment)
-    ):
-        for policy, order in list(head_order(own, method).items())[:1]:
-            table = pd.read_parquet(own[f"policies:{policy}"] / "responsibilities.parquet")
-            if len(table) != len(triplets) or (table["style"] != triplets["style"]).any():
-                raise Corrupt(
-                    f"{own[f'policies:{policy}']}: expected responsibilities of the {len(triplets)} triplets of "
-                    f"{preferences}, found {len(table)} others; delete it and run again"
-                )
-            if len(order) > 1:
-                q[method] = table[[f"q{k}" for k in order]].to_numpy()
-    pairs = triplets["pair"].unique()
-    chosen, quoted = np.sort(rng.choice(pairs, min(n, len(pairs)), replace=False)), []
-    for pair in chosen:
-        lines = triplets[triplets["pair"] == pair]
-        first = lines.iloc[0]
-        styles = []
-        for line in lines.to_dict("records"):
-            is_a = line["chosen"] == first["chosen"]
-            scores = [line["chosen_score"], line["rejected_score"]][:: 1 if is_a else -1]
-            styles.append({"style": line["style"], "prefers": "A" if is_a else "B", "scores": scores})
-        quoted.append(
-            {
-                "prompt": first["prompt"],
-                "domain": first["domain"],
-                "texts": {"A": first["chosen"], "B": first["rejected"]},
-                "styles": styles,
-                "methods": {method: values[lines.index].tolist() for method, values in q.items()},
-            }
-        )
-    return {"experiment": experiment, "pairs": quoted, "experts": max((v.shape[1] for v in q.values()), default=0)}
+    vocabulary = max((base["vocabulary"] for base in bases), default=0)
+    records = [record for table in printed for row in table["rows"] for cell in row for record in cell["records"]]
+    before = {record["domain"]: float(record["before"]) for record in records}
+    strange = [(named(d), value) for d, value in before.items() if vocabulary and value > vocabulary / 2]
+    if not strange:
+        return ""
+    where = listed([f"{number(value, 0)} on texts of the domain “{domain}”" for domain, value in strange])
+    return (
+        f"A guess among the {vocabulary:,} tokens of the vocabulary has a perplexity of {vocabulary:,}. The base model "
+        f"is little better than that, at {where}, because it has seen no such text before SFT."
+    )
 
 
 def environment(artifacts: Artifacts) -> list[tuple[str, list[tuple[str, int]]]]:
@@ -455,18 +250,3 @@ def environment(artifacts: Artifacts) -> list[tuple[str, list[tuple[str, int]]]]
     names = list(dict.fromkeys(name for fact in facts for name in fact))
     counts = {name: Counter(str(fact.get(name, "not recorded")) for fact in facts) for name in names}
     return [(name, sorted(values.items(), key=lambda item: (-item[1], item[0]))) for name, values in counts.items()]
-
-
-def markdown(text: str) -> Markup:
-    """A document of docs/ as a part of the page: its title left out, its headings below the page's."""
-    parser = MarkdownIt("commonmark", {"html": False, "typographer": False}).enable("table")
-    tokens = parser.parse(text)
-    title = next((i for i, token in enumerate(tokens) if token.type == "heading_close"), -1)
-    for token in (body := tokens[title + 1 :]):
-        if token.type in ("heading_open", "heading_close"):
-            token.tag = f"h{int(token.tag[1]) + 1}"
-        if token.type == "th_open":
-            token.attrSet("scope", "col")
-    html = parser.renderer.render(body, parser.options, {})
-    scroll = '<div class="scroll" tabindex="0" role="group" aria-label="Table, scrolls sideways"><table>'
-    return Markup(html.replace("<table>", scroll).replace("</table>", "</table></div>"))

@@ -28,6 +28,8 @@ from mixdpo.run.published import sources_of
 PUBLISHED = Path("workflow/published")  # relative, as manifests record it
 TEXTS = {  # of the page of a run, by input name
     "template": "workflow/report/index.html.j2",
+    "style": "workflow/report/page.css",
+    "script": "workflow/report/page.js",
     "decisions": "docs/decisions.md",
     "notes": "docs/replication-notes.md",
 }
