@@ -168,7 +168,6 @@ def made_page() -> Path:
                 matplotlib.image.imsave(out / "figure2.png", np.zeros((4, 8)))
             else:
                 print_table(out, {"table": name}, runtime=None, resume=out, **folders)
-                write_json(out / f"{name}.json", contract(out, name, tables[name]))
 
         artifact(manifest, "figures" if name == "figure2" else "tables", {"table": name}, list(named.values()), printed)
     return rendered(config, tables, Path("page"))
@@ -193,48 +192,7 @@ def rendered(config: dict, tables: dict, out: Path) -> Path:
     return (out / "index.html").absolute()
 
 
-def contract(out: Path, name: str, table: dict) -> dict:
-    """What NAME.json holds for the page, of the two kinds of tables here."""
-    csv = pd.read_csv(out / f"{name}.csv", dtype=str, keep_default_na=False)
-    rows = (claim_row if table["kind"] == "claims" else reward_row)(table, csv)
-    names = (
-        ("Claim", "Ours", "p (Holm, 1)", "Verdict")
-        if table["kind"] == "claims"
-        else ("Model", "Sentiment", "Grammar", "n")
-    )
-    headings = [{"text": text, "number": i > 0 and text != "Verdict"} for i, text in enumerate(names)]
-    about = {key: table[key] for key in ("title", "where", "kind")} | {"name": name, "statistic": "mean ± SE"}
-    return {"numbers": {}, "printed": [about | {"headings": headings, "rows": list(rows)}]}
-
-
 def cell(text: str, records: list[dict] = (), label: bool = False, published: list[str] = (), **more) -> dict:
     keys = ("policy", "decoding", "domain", "experiment")
     about = {"text": text, "published": list(published), "records": list(records), "label": label}
     return about | dict.fromkeys(keys) | {"row": "", "column": ""} | more
-
-
-def reward_row(table: dict, csv: pd.DataFrame):
-    for row in table["rows"]:
-        own = csv[csv["row"] == row["name"]]
-        cells = [cell(row["name"], label=True)]
-        behind = {"policy": row["policy"], "decoding": row.get("decoding"), "experiment": table["experiment"]}
-        for column in table["columns"]:
-            records = own[own["column"] == column].to_dict("records")
-            theirs = [f"{v['mean']:.3f} ± {v['se']:.3f}" for v in row.get("published", {}).get(column, [])]
-            text = f"{float(records[0]['mean']):.3f} ± {float(records[0]['se']):.3f}"
-            cells.append(cell(text, records, published=theirs, row=row["name"], column=column, **behind))
-        yield [*cells, cell(records[0]["prompts"])]
-
-
-def claim_row(table: dict, csv: pd.DataFrame):
-    for row, record in zip(table["rows"], csv.to_dict("records"), strict=True):
-        sigma = {f"{key}_sigma": record[key] and str(2 * float(record[key])) for key in ("effect", "low", "high")}
-        records = [record | sigma | {"published_sigma": "0.11" if record["effect"] else ""}]
-        behind = {key: row.get(key) for key in ("policy", "decoding", "experiment")} | {"row": row["claim"]}
-        reason = ": interval too wide" if row["test"] != "none" else f": {row['reason']}"
-        yield [
-            cell(row["text"], label=True),
-            cell(record["effect"] or "–", records, published=["+0.110"], column="effect", **behind),
-            cell("<0.001" if record["p"] else "–", records, column="p_holm", **behind),
-            cell(f"{record['verdict']}{reason}"),
-        ]

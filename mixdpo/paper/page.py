@@ -20,10 +20,11 @@ from mixdpo.paper import page_claims, page_words
 from mixdpo.paper.claims import SIGNS
 from mixdpo.paper.page_claims import TESTED, claims_of, headlines, panels
 from mixdpo.paper.page_texts import quoted_pairs, quoted_samples
-from mixdpo.paper.page_words import listed, markdown, named, number, titled
-from mixdpo.paper.scores import within
+from mixdpo.paper.page_words import listed, markdown, named, titled
+from mixdpo.paper.text import number
 from mixdpo.run.audit import lineage, sources
 from mixdpo.run.config import is_figure
+from mixdpo.run.kinds import within
 from mixdpo.run.published import resolved
 from mixdpo.run.yaml import read
 

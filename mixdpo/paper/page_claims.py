@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from mixdpo.paper.claims import SIGNS
-from mixdpo.paper.page_words import number
+from mixdpo.paper.text import number
 
 SIGMA = {name: f"{name}_sigma" for name in ("effect", "low", "high", "published")}
 """What is drawn of a claim → its column in σ, the SD of the baseline's scores; empty for claims in other units."""

@@ -1,10 +1,11 @@
 """Names, numbers and texts of the page as a reader of the paper knows them. Every function here is a filter."""
 
-import math
 import re
 
 from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
+
+from mixdpo.paper.text import number  # noqa: F401 (a filter too)
 
 IDENTIFIER = re.compile(r"(?<![\w./-])[a-z][a-z0-9]*(?:_[a-z0-9]+)+(?![\w/]|\.\w)")
 """A name of the configuration in a text; no part of a path."""
@@ -63,11 +64,6 @@ def prose(text: str) -> Markup:
 def prose_lines(text: str) -> Markup:
     """Several values in one cell, a line each."""
     return Markup("<br>").join(prose(part) for part in text.split("; "))
-
-
-def number(value: float, digits: int = 3, sign: str = "") -> str:
-    """For reading; a dash if there is none."""
-    return "–" if math.isnan(value) else f"{value:{sign}z,.{digits}f}".replace("-", "−")
 
 
 def signed(text: str) -> str:

@@ -12,8 +12,6 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics.cluster import contingency_matrix
 
-from mixdpo.run.kinds import within  # noqa: F401 (the page takes it from here)
-
 
 def policies_in(artifacts: dict[str, Path], method: str, stage: str = "policies") -> list[str]:
     """The policies of a method, `METHOD/seedN` or `reference`, that `stage` has artifacts of."""
