@@ -50,7 +50,10 @@ def test_a_mark_between_lines(tables):
     lines = tables("<!-- cells small table mean±se sentiment grammar -->\nold\n<!-- end -->").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:-1]]
     assert cells[0] == ["Model", "Sentiment", "Grammar", "n"]
-    assert cells[2:] == [["DPO", "0.500 ± 0.020", "0.250 ± 0.010", "8"], ["Mixture, by token", "", "0.123 ± 0.030", "9"]]
+    assert cells[2:] == [
+        ["DPO", "0.500 ± 0.020", "0.250 ± 0.010", "8"],
+        ["Mixture, by token", "", "0.123 ± 0.030", "9"],
+    ]
 
 
 @pytest.mark.parametrize("mark", ["value small table SFT grammar mean .2f", "value small tabel DPO grammar mean .2f"])
@@ -71,7 +74,9 @@ def test_documents_read_well(path):
     text = path.read_text()
     lines = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE).splitlines()
     assert not [line for line in lines if len(re.sub("<!--.*?-->", "", line)) > 120], "longer than 120 characters"
-    assert not re.findall(r"^[ *-]*<!-- (?:value|count) .*", text, flags=re.MULTILINE), "a mark begins a line; move a word"
+    assert not re.findall(r"^[ *-]*<!-- (?:value|count) .*", text, flags=re.MULTILINE), (
+        "a mark begins a line; move a word"
+    )
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (path.parent / link).exists(), f"{path.name}: nothing at {link}"
 
