@@ -21,6 +21,8 @@ import pandas as pd
 from tabulate import tabulate
 
 ROOT = Path(__file__).parent.parent
+HEADINGS = {"gain": "Mean gain, σ", "kl": "KL(π ‖ π_ref), nats"}
+"""Columns of a csv whose names say too little."""
 MARK = re.compile(r"<!-- (?P<kind>value|count|cells) (?P<words>[^\n]*?) -->(?P<old>.*?)<!-- end -->", re.DOTALL)
 
 
@@ -39,9 +41,12 @@ def _filled_mark(mark: re.Match) -> str:
     path = ROOT / "paper_tables" / run / f"{table}.csv"
     if not path.is_file():
         raise SystemExit(f"{kind} {words}: expected {path.relative_to(ROOT)}, found no such file; correct the mark")
-    new = {"value": _value, "count": _count, "cells": _cells}[kind](pd.read_csv(path), rest)
+    try:
+        new = {"value": _value, "count": _count, "cells": _cells}[kind](pd.read_csv(path), rest)
+    except KeyError as error:
+        raise SystemExit(f"{kind} {words}: expected a column of {path.name}, found {error}; correct the mark") from None
     if not new:
-        raise SystemExit(f"{kind} {words}: expected a row of {path.relative_to(ROOT)}, found none; correct the mark")
+        raise SystemExit(f"{kind} {words}: expected a row of {path.name}, found none; correct the mark")
     return f"<!-- {kind} {words} -->{new}<!-- end -->"
 
 
@@ -70,9 +75,12 @@ def _cells(frame: pd.DataFrame, words: list[str]) -> str:
             cells = own[own["column"] == column]
             texts.append("; ".join(dict.fromkeys(_printed(cell, field, ".3f") for _, cell in cells.iterrows())))
         if any(texts):
-            lines.append([row, *texts] + [str(own["prompts"].iloc[0])] * counted)
-    headings = ["Model", *(column.capitalize() for column in columns)] + ["n"] * counted
-    return f"\n{tabulate(lines, headings, 'github', disable_numparse=True)}\n" if lines else ""
+            lines.append([row, *texts, str(own["prompts"].iloc[0])] if counted else [row, *texts])
+    headings = ["Model", *(HEADINGS.get(column, column.capitalize()) for column in columns)] + ["n"] * counted
+    text = tabulate(lines, headings, "github", disable_numparse=True)
+    if len(text.partition("\n")[0]) > 120:
+        text = re.sub(r" {2,}(?=\|)", " ", re.sub("-{4,}", "---", text))
+    return f"\n{text}\n" if lines else ""
 
 
 def _printed(row: pd.Series, field: str, form: str) -> str:

@@ -56,7 +56,14 @@ def test_a_mark_between_lines(tables):
     ]
 
 
-@pytest.mark.parametrize("mark", ["value small table SFT grammar mean .2f", "value small tabel DPO grammar mean .2f"])
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "value small table SFT grammar mean .2f",
+        "value small tabel DPO grammar mean .2f",
+        "value small table DPO grammar median .2f",
+    ],
+)
 def test_a_mark_that_nothing_fills_is_an_error(tables, mark):
     with pytest.raises(SystemExit, match=f"{mark}: expected .*; correct the mark"):
         tables(f"It is <!-- {mark} -->old<!-- end -->.")
