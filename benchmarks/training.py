@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from measure import (
     COMPLETION,
     PROMPT,
@@ -29,14 +28,14 @@ import mixdpo.method.runtime
 from mixdpo.method.initial import build
 from mixdpo.method.objective import PreferenceObjective, Triplets
 from mixdpo.method.runtime import Runtime
+from mixdpo.method.settings import Experts, Method, Optimiser
 
-DEFAULTS = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())["policies"]["defaults"]
-VARIANTS = {  # what differs from the policies.defaults of config.yaml
-    "DPO": {"independent_models": 1},
-    "Case 1, K = 3": {"shared_heads": 3},
-    "Case 1, K = 3, in two parts": {"shared_heads": 3, "accumulate": 2},
-    "Case 1, K = 3, frozen encoder": {"shared_heads": 3, "encoder": "frozen"},
-    "Case 2, K = 3": {"independent_models": 3},
+VARIANTS = {
+    "DPO": Method(Experts(models=1)),
+    "Case 1, K = 3": Method(Experts(heads=3)),
+    "Case 1, K = 3, in two parts": Method(Experts(heads=3), optimiser=Optimiser(accumulate=2)),
+    "Case 1, K = 3, frozen encoder": Method(Experts(heads=3, encoder="frozen")),
+    "Case 2, K = 3": Method(Experts(models=3)),
 }
 STATES_EACH_STEP = ", states computed in every step"
 BLOCKS = {  # of our own variants: what a table compares, each with row one
@@ -46,7 +45,7 @@ BLOCKS = {  # of our own variants: what a table compares, each with row one
 }
 
 
-def random_pairs(size: str, pairs: int, styles: int, folder: Path) -> tuple[pd.DataFrame, Triplets]:
+def random_pairs(size: str, pairs: int, styles: int) -> tuple[pd.DataFrame, Triplets]:
     """Pairs that `styles` styles label each; styles prefer one or the other completion at random."""
     rng, end = np.random.default_rng(0), SIZES[size]["vocab_size"] - 1
     rows = []
@@ -57,24 +56,20 @@ def random_pairs(size: str, pairs: int, styles: int, folder: Path) -> tuple[pd.D
             first = int(rng.integers(2))
             rows.append([prompt, both[first], both[1 - first], f"style {style}"])
     frame = pd.DataFrame(rows, columns=["prompt_ids", "chosen_ids", "rejected_ids", "style"])
-    frame.to_parquet(folder / "preferences.parquet")
     reference = -COMPLETION * np.log(end) + rng.normal(size=(len(frame), 2))  # what a random model gives, about
-    pd.DataFrame(reference, columns=["chosen", "rejected"]).to_parquet(folder / "reference_log_probs.parquet")
-    return frame, Triplets(
-        *(pd.read_parquet(folder / f"{name}.parquet") for name in ("preferences", "reference_log_probs"))
-    )
+    return frame, Triplets(frame, pd.DataFrame(reference, columns=["chosen", "rejected"]))
 
 
 def our_step(variant: str, model: Path, triplets: Triplets, batch: int, runtime: Runtime) -> Callable:
     """One step of `training.fit` without its progress bar and resume file."""
-    spec = {**DEFAULTS, "seed": 0, "batch_size": batch, **VARIANTS[variant.removesuffix(STATES_EACH_STEP)]}
-    objective = PreferenceObjective(build(spec, model, runtime), spec, runtime)
+    method = VARIANTS[variant.removesuffix(STATES_EACH_STEP)]
+    objective = PreferenceObjective(build(method, model, runtime, seed=0), method, runtime)
     objective.prepare(triplets, 9)
     if variant.endswith(STATES_EACH_STEP):
         objective.hidden = {}
     parameters = [p for p in objective.parameters() if p.requires_grad]
-    rates = {"lr": spec["learning_rate"], "weight_decay": spec["weight_decay"]}
-    optimizer = torch.optim.AdamW(parameters, **rates, fused=True)
+    given = method.optimiser
+    adamw = torch.optim.AdamW(parameters, lr=given.learning_rate, weight_decay=given.weight_decay, fused=True)
     batches = itertools.cycle(triplets.rows(part) for part in np.arange(len(triplets.groups)).reshape(-1, batch))
 
     def step() -> None:
@@ -83,16 +78,18 @@ def our_step(variant: str, model: Path, triplets: Triplets, batch: int, runtime:
             loss, _ = objective.loss(triplets, next(batches))
         if loss.requires_grad:
             loss.backward()
-        norm = nn.utils.clip_grad_norm_(parameters, spec["max_grad_norm"])
+        norm = nn.utils.clip_grad_norm_(parameters, given.max_grad_norm)
         assert torch.isfinite(loss + norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        adamw.step()
+        adamw.zero_grad(set_to_none=True)
         objective.after_step()
 
     return step
 
 
-def trl_step(attention: str, model: Path, frame: pd.DataFrame, batch: int, precision: str) -> Callable:
+def trl_step(
+    attention: str, model: Path, frame: pd.DataFrame, batch: int, precision: str, device: str = "cpu"
+) -> Callable:
     """One step of TRL's trainer: its `training_step` on a batch it has collated, clipping, its optimiser.
 
     Reference log-probabilities computed before, no gradient checkpointing, no logging, no deterministic algorithms.
@@ -111,13 +108,14 @@ def trl_step(attention: str, model: Path, frame: pd.DataFrame, batch: int, preci
     text = {c: [" ".join(map(str, ids)) for ids in frame[f"{c}_ids"]] for c in ("prompt", "chosen", "rejected")}
     data = {name: [row.replace(f" {end}", "</s>") for row in rows] for name, rows in text.items()}
     data |= {name: [" " + row for row in data[name]] for name in ("chosen", "rejected")}
+    dpo = VARIANTS["DPO"]
     config = trl.DPOConfig(
         str(model.parent / "trl"),
-        beta=DEFAULTS["beta"],
-        learning_rate=DEFAULTS["learning_rate"],
-        max_grad_norm=DEFAULTS["max_grad_norm"],
+        beta=dpo.beta,
+        learning_rate=dpo.optimiser.learning_rate,
+        max_grad_norm=dpo.optimiser.max_grad_norm,
         per_device_train_batch_size=batch,
-        use_cpu=True,
+        use_cpu=device == "cpu",
         bf16=precision == "bf16",
         logging_strategy="no",
         save_strategy="no",
@@ -137,7 +135,7 @@ def trl_step(attention: str, model: Path, frame: pd.DataFrame, batch: int, preci
     def step() -> None:
         torch.use_deterministic_algorithms(False)
         trainer.training_step(network, dict(next(batches)))
-        trainer.accelerator.clip_grad_norm_(network.parameters(), DEFAULTS["max_grad_norm"])
+        trainer.accelerator.clip_grad_norm_(network.parameters(), dpo.optimiser.max_grad_norm)
         optimizer.step()
         network.zero_grad()
 
@@ -146,7 +144,7 @@ def trl_step(attention: str, model: Path, frame: pd.DataFrame, batch: int, preci
 
 def dpo(given: argparse.Namespace, model: Path) -> None:
     """a: a DPO step, ours and TRL's, all precisions in one table. Row one is the faster fp32 peer."""
-    frame, triplets = random_pairs(given.size, 8 * given.batch, 1, model.parent)
+    frame, triplets = random_pairs(given.size, 8 * given.batch, 1)
     steps = {}
     for precision in given.precisions:
         runtime = Runtime("cpu", precision, given.threads)
@@ -161,7 +159,7 @@ def dpo(given: argparse.Namespace, model: Path) -> None:
 
 def ours(block: str, given: argparse.Namespace, model: Path) -> None:
     """b, c, d: our variants beside the block's first, a table for each precision."""
-    _, triplets = random_pairs(given.size, 8 * given.batch, 1, model.parent)
+    _, triplets = random_pairs(given.size, 8 * given.batch, 1)
     title = "b. By FLOPs the ratio is {:.2f}, {:.2f} as computed".format(*flops(given.size)) if block == "b" else block
     for precision in given.precisions:
         runtime = Runtime("cpu", precision, given.threads)
@@ -188,7 +186,7 @@ def sharing(given: argparse.Namespace, model: Path) -> None:
         runtime, steps = Runtime("cpu", precision, given.threads), {}
         for name, styles in (("texts of their own", 1), ("three labels a pair", 3)):
             batch = 3 * given.batch // styles
-            _, triplets = random_pairs(given.size, 8 * batch, styles, model.parent)
+            _, triplets = random_pairs(given.size, 8 * batch, styles)
             steps[name] = our_step("Case 1, K = 3", model, triplets, batch, runtime)
         times = interleave(steps, given)
         print_table(f"e. Case 1, K = 3, {precision}", times, 3 * given.batch, "triplets")
@@ -215,7 +213,7 @@ def measure_memory(given: argparse.Namespace, model: Path) -> None:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
-    _, triplets = random_pairs(given.size, 8 * given.batch, 1, model.parent)
+    _, triplets = random_pairs(given.size, 8 * given.batch, 1)
     empty = mebibytes("VmRSS")
     runtime = Runtime("cpu", given.precisions[0], given.threads)
     step, built = our_step(given.measure, model, triplets, given.batch, runtime), mebibytes("VmRSS")

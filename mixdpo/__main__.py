@@ -78,7 +78,7 @@ def add_own(commands: argparse._SubParsersAction) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a key of policies.defaults in config.yaml, but initial_experts and top_s",
+        help="a setting of the method by its dotted key, as in optimiser.accumulate=4; see docs/settings.md",
     )
     train.set_defaults(function=train_own)
     generate = commands.add_parser("generate", help="text from a policy", **how)
@@ -108,7 +108,7 @@ def train_own(arguments: argparse.Namespace) -> None:
     options = {k: value for k, value in vars(arguments).items() if k not in ("function", "set")}
     keys = dict(key_and_value(pair) for pair in arguments.set)
     for key in keys.keys() & inspect.signature(train).parameters.keys():
-        raise UserError(f"--set: expected a key of policies.defaults, found {key}; type --{key.replace('_', '-')}")
+        raise UserError(f"--set: expected a setting of the method, found {key}; type --{key.replace('_', '-')}")
     train(**options | keys)
 
 

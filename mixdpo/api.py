@@ -6,27 +6,27 @@ import importlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import yaml
-from jsonschema import Draft202012Validator
 from scipy.special import expit
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from mixdpo.data.statistics import mean_and_se
 from mixdpo.errors import Corrupt, UserError
+from mixdpo.fields import merged
 from mixdpo.method.language import load_language_model
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
+from mixdpo.method.settings import Gate, Method, Optimiser
 from mixdpo.provenance.artifact import publish, refuse_foreign, sha256, verify
 from mixdpo.provenance.fingerprint import fingerprint
-from mixdpo.run.checks import SCHEMA, check_method, one_line
-from mixdpo.run.config import method_of
 from mixdpo.stages.assets.base import base
 from mixdpo.stages.policies import policies
 from mixdpo.stages.preferences import validation_prompts
@@ -34,18 +34,22 @@ from mixdpo.stages.reference_log_probs import reference_log_probs
 
 TEXTS = ["prompt", "chosen", "rejected"]
 LABELS = ["style", "domain", "user"]
-ARCHITECTURES = {"heads": "shared_heads", "models": "independent_models", "adapters": "adapters"}
+ARCHITECTURES = ["heads", "models", "adapters"]
 METHODS = ["dpo", "mix", "moe"]
 CAPTION = """**Experts on n validation triplets** (mean ± SE; q: responsibility of an expert for a triplet; accuracy: share of
 triplets whose chosen completion it raises more over the reference than the rejected one)"""
-LIKE = {
-    "user_gate": ("user_moe_case1", ("gate_perturbation", "phases", "gate_learning_rate")),
-    "adapters": ("user_moe_adapters", ("perturbation",)),
+USER_GATE = {
+    "weights": {"perturbation": 1.0},
+    "phases": [{"until": 0.6, "gate_kl_uniform": 0.3}, {"until": 1.0}],
+    "optimiser": {"gate_learning_rate": 3.0e-3},
 }
-"""Key of a method → the method of config.yaml that has it, and what `train` takes from there unless told otherwise."""
+"""Of a gate that sees the user, unless told otherwise: users differ from the start; no expert takes them all early."""
+ADAPTERS = {"experts": {"perturbation": 0.02}}
+"""Of adapters, unless told otherwise: their noise is on every matrix."""
+OPTIMISER = Optimiser.__dataclass_fields__.keys()
+"""Settings of the optimiser, which a call may name without it: epochs, batch_size, …"""
 WRITTEN = "base", "preferences", "reference", "policy"
 """Folders that `train` makes in its `out`, and replaces whole."""
-CONFIG = Path(__file__).parent.parent / "config.yaml"
 
 
 def train(
@@ -63,13 +67,13 @@ def train(
     device: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
-    **keys,
+    **settings: Any,
 ) -> Path:
     """Train a policy on the triplets of a file, print the table of its experts, and return the policy's folder.
 
     `model` is the reference policy: a folder of transformers, or NAME@COMMIT of the hub. `method` is dpo, mix or moe,
-    `architecture` heads, models or adapters, and `keys` are any of a method of config.yaml; see `method_spec`. Prompts
-    with a completion of more than `max_tokens`, or of the model's positions, are dropped and counted.
+    `architecture` heads, models or adapters, and `settings` are any of `Method`; see `method_of`. Prompts with a
+    completion of more than `max_tokens`, or of the model's positions, are dropped and counted.
 
     `out` gets base/, preferences/, reference/, policy/, experts.csv and experts.md, each published whole: the same call
     continues after a kill, ends with the same bytes, and does nothing when all is there. Whatever else is there stays:
@@ -78,7 +82,8 @@ def train(
     if not str(out):
         raise UserError("out: expected a folder, found an empty name; name one, or . for this folder")
     file, out = Path(preferences), Path(out)
-    spec = method_spec(method, experts, architecture, list(read_triplets(file)), keys) | {"seed": seed}
+    chosen = method_of(method, experts, architecture, list(read_triplets(file)), settings)
+    spec = {key: value for key, value in chosen.as_dict().items() if key != "top_s"} | {"seed": seed}
     if not 0 < validation_share < 1:
         raise UserError(f"validation_share: expected a number between 0 and 1, found {validation_share}; correct it")
     if seed < 0:
@@ -150,12 +155,13 @@ def make(manifest: Path, stage: Callable, spec: dict, runtime: Runtime, inputs: 
     return True
 
 
-def method_spec(method: str, experts: int | None, architecture: str | None, columns: list[str], keys: dict) -> dict:
-    """All keys of a method: the defaults of config.yaml, `keys` over them; checked as the configuration is.
+def method_of(
+    method: str, experts: int | None, architecture: str | None, columns: list[str], settings: Mapping[str, Any]
+) -> Method:
+    """The method that a call names: `settings` over what it has by itself, keys dotted or nested as in a configuration.
 
     dpo is one model, mix K = 4 heads under global weights, moe the same under a gate that starts at 1/K and, with
-    a column user, sees the user; then, and for adapters, what breaks the tie is as in the workflow's `LIKE`. Raises
-    `UserError`.
+    a column user, sees the user. Raises `UserError`.
     """
     for name, value, known in ("method", method, METHODS), ("architecture", architecture, [None, *ARCHITECTURES]):
         if value not in known:
@@ -163,33 +169,49 @@ def method_spec(method: str, experts: int | None, architecture: str | None, colu
             raise UserError(f"{name}: expected one of {expected}, found {value}; choose one of those")
     if method == "dpo" and experts not in (None, 1):
         raise UserError(f"experts: expected 1 with the method dpo, found {experts}; choose mix or moe")
-    for key, instead in ("initial_experts", "add the method to the workflow"), ("top_s", "type generate --top-s"):
-        if keys.get(key):
-            raise UserError(f"{method}.{key}: expected none in this command, found {keys[key]}; {instead}")
-    kind = ARCHITECTURES[architecture or ("models" if method == "dpo" else "heads")]
-    changes = {kind: 1 if method == "dpo" else 4 if experts is None else experts, "pretrained_gate": False}
-    changes |= {"weights": "gate", "user_gate": "user" in columns} if method == "moe" else {}
-    changes |= keys
-    section = yaml.safe_load(CONFIG.read_text())["policies"]
-    for key, (example, copied) in LIKE.items():
-        if changes.get(key):
-            changes = {name: section["methods"][example][name] for name in copied} | changes
-    schema = yaml.safe_load(SCHEMA.read_text())
-    schema = {"$defs": schema["$defs"], "additionalProperties": {"$ref": "#/$defs/method"}}
-    config = {"policies": {"defaults": section["defaults"], "methods": {method: changes}}}
+    kind = architecture or ("models" if method == "dpo" else "heads")
+    whole = {"experts": {kind: 1 if method == "dpo" else 4 if experts is None else experts}}
+    if method == "moe":
+        whole["weights"] = {"kind": "gate", "sees": "user" if "user" in columns else "prompt"}
+    given = reduce(merged, (nested(key, value) for key, value in settings.items()), {})
+    whole = merged(whole, given)
+    weights = whole.get("weights")
+    if isinstance(weights, dict) and weights.get("sees") == "user":
+        whole = merged(merged(whole, USER_GATE), given)
+    if kind == "adapters":
+        whole = merged(merged(whole, ADAPTERS), given)
     try:
-        for fault in Draft202012Validator(schema).iter_errors({method: changes}):
-            raise UserError(one_line(fault))
-        check_method(config, method)
+        found = Method.of(whole, method)
     except UserError as error:
-        raise UserError(str(error).replace("policies.methods.", "").replace(" in the configuration", "")) from None
-    spec = {key: value for key, value in method_of(config, method).items() if key != "top_s"}
-    if spec["pretrained_gate"] and spec["weights"] == "gate":
-        raise UserError(f"{method}.pretrained_gate: expected false, found true; a gate starts at 1/K here")
-    for key, column, off in ("user_gate", "user", "false"), ("styles", "style", "null"):
-        if spec[key] and column not in columns:
-            raise UserError(f"{method}.{key}: expected preferences with a column {column}, found none; set it to {off}")
-    return spec
+        raise UserError(str(error).replace(" in the configuration", "")) from None
+    check_method(method, found, columns)
+    return found
+
+
+def nested(key: str, value: object) -> dict[str, Any]:
+    """A dotted key and its value as mappings; what belongs to the optimiser may be said without it."""
+    *above, last = key.split(".")
+    if not above and last in OPTIMISER:
+        above = ["optimiser"]
+    return reduce(lambda inner, name: {name: inner}, reversed(above), {last: value})
+
+
+def check_method(name: str, method: Method, columns: list[str]) -> None:
+    """Raise `UserError` for what a method can have in the workflow alone, or not with preferences of these columns."""
+    unwanted = {
+        "experts.initial": (method.experts.initial, "add the method to the workflow"),
+        "top_s": (method.top_s, "type generate --top-s"),
+    }
+    for key, (value, instead) in unwanted.items():
+        if value:
+            raise UserError(f"{name}.{key}: expected none in this command, found {value}; {instead}")
+    gate = method.weights if isinstance(method.weights, Gate) else Gate()
+    if gate.start != "uniform":
+        raise UserError(f"{name}.weights.start: expected uniform in this command, found {gate.start}; leave it out")
+    if gate.sees == "user" and "user" not in columns:
+        raise UserError(f"{name}.weights.sees: expected preferences with a column user, found none; set it to prompt")
+    if method.styles and "style" not in columns:
+        raise UserError(f"{name}.styles: expected preferences with a column style, found none; set it to null")
 
 
 def model_source(model: str, out: Path) -> dict:

@@ -18,8 +18,6 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
-from jsonschema import Draft202012Validator
-from snakemake.utils import update_config
 from transformers import CohereConfig, CohereForCausalLM
 
 from mixdpo import __main__ as command
@@ -27,17 +25,21 @@ from mixdpo import api as own
 from mixdpo.api import (
     expert_table,
     generate,
-    method_spec,
+    method_of,
     model_source,
     own_preferences,
     read_triplets,
     train,
 )
 from mixdpo.errors import Corrupt, UserError
+from mixdpo.fields import merged
+from mixdpo.method.settings import Experts, Gate, Method, Phase, Weights
 from mixdpo.run import checks
 from mixdpo.run.config import published
 from mixdpo.run.config import spec as config_slice
 from mixdpo.run.graph import table_inputs
+from mixdpo.run.settings import completed
+from mixdpo.run.yaml import shipped
 from mixdpo.stages import judges, rewards
 from mixdpo.stages.assets.feedback import feedback
 from mixdpo.stages.preferences import validation_prompts
@@ -134,17 +136,20 @@ def test_what_the_document_adds_works(monkeypatch, tmp_path):
     section = text.partition("## A method")[2].partition("## A table row")[0]
     methods = [yaml.safe_load(words) for words in re.findall(r"`(\{.*?\}|\w+: .*?)`[,:| ]", section)]
     assert len(methods) == 9
-    schema = yaml.safe_load(checks.SCHEMA.read_text())
     for method in [*methods, yaml.safe_load(blocks(section, "yaml")[0])["policies"]["methods"]["hybrid"]]:
-        Draft202012Validator({"$defs": schema["$defs"], "$ref": "#/$defs/method"}).validate(method)
+        assert Method.of({"experts": {"heads": 2}, "weights": {"kind": "gate"}} | method)
+
+
+def overlaid(overlay: dict) -> dict:
+    """The default configuration with an overlay, completed."""
+    return completed(merged(shipped(ROOT), overlay))
 
 
 def test_the_documents_method_row_and_claim_bring_their_jobs():
     text = (ROOT / "docs/extending.md").read_text()
     method, (row,), (claim,) = (yaml.safe_load(block) for block in blocks(text.partition("## A method")[2], "yaml"))
-    changed = yaml.safe_load((ROOT / "config.yaml").read_text())
+    changed = overlaid(method)
     tables = published(ROOT / "workflow/published", changed)
-    update_config(changed, method)
     tables["table1"]["rows"].append(row)
     tables["claims"]["rows"].append(claim)
     checks.validate(changed)
@@ -158,8 +163,7 @@ def test_the_documents_overlay_for_reviews(folder):
     overlay = yaml.safe_load(next(b for b in blocks((ROOT / "docs/extending.md").read_text(), "yaml") if "recipe" in b))
     Path("my").mkdir()
     Path("my/reviews.parquet").touch()
-    changed = yaml.safe_load((ROOT / "config.yaml").read_text())
-    update_config(changed, overlay)
+    changed = overlaid(overlay)
     checks.validate(changed)
     checks.check_tables(changed, published(ROOT / "workflow/published", changed))
 
@@ -172,8 +176,7 @@ def test_the_documents_rated_responses_and_their_overlay(folder, runtime):
     (row,) = blocks(section, "json")
     Path("my/rated.jsonl").write_text(json.dumps(json.loads(row)))
     overlay = yaml.safe_load(blocks(section, "yaml")[0])
-    changed = yaml.safe_load((ROOT / "config.yaml").read_text())
-    update_config(changed, overlay)
+    changed = overlaid(overlay)
     checks.validate(changed)
     checks.check_tables(changed, published(ROOT / "workflow/published", changed))
     spec = config_slice(changed, "feedback") | {"test_share": 0}
@@ -310,19 +313,19 @@ def test_every_user_keeps_a_training_prompt():
 
 
 def test_methods_and_architectures():
-    moe = method_spec("moe", None, None, ["user"], {"beta": 0.05})
-    assert (moe["shared_heads"], moe["weights"], moe["user_gate"], moe["pretrained_gate"]) == (4, "gate", True, False)
-    assert moe["beta"] == 0.05 and moe["schedule"] == "linear"
-    ours = yaml.safe_load((ROOT / "config.yaml").read_text())["policies"]["methods"]["user_moe_case1"]
-    assert {key: moe[key] for key in ("gate_perturbation", "phases", "gate_learning_rate")} == {
-        key: ours[key] for key in ("gate_perturbation", "phases", "gate_learning_rate")
-    }
-    assert method_spec("moe", None, None, ["user"], {"phases": []})["phases"] == []
-    assert method_spec("moe", None, None, [], {})["gate_perturbation"] == 0
-    mix = method_spec("mix", 3, "adapters", ["user"], {})
-    assert (mix["adapters"], mix["shared_heads"], mix["weights"], mix["user_gate"]) == (3, 0, "global", False)
-    assert (mix["perturbation"], moe["perturbation"]) == (0.02, 0.1)
-    assert method_spec("dpo", None, None, [], {})["independent_models"] == 1
+    moe = method_of("moe", None, None, ["user"], {"beta": 0.05})
+    assert (moe.experts, moe.weights, moe.beta) == (Experts(heads=4), Gate("user", perturbation=1.0), 0.05)
+    ours = completed(shipped(ROOT))["policies"]["methods"]["user_moe_case1"]
+    assert moe.as_dict()["phases"] == ours["phases"] and moe.as_dict()["weights"] == ours["weights"]
+    assert moe.optimiser.gate_learning_rate == ours["optimiser"]["gate_learning_rate"]
+    own = {"phases": [{"until": 1.0}], "weights.perturbation": 0.5, "accumulate": 2, "optimiser.warmup": 0.2}
+    moe = method_of("moe", None, None, ["user"], own)
+    assert (moe.phases, moe.weights.perturbation) == ((Phase(1.0),), 0.5)
+    assert (moe.optimiser.accumulate, moe.optimiser.warmup, moe.optimiser.gate_learning_rate) == (2, 0.2, 3e-3)
+    assert method_of("moe", None, None, [], {}).weights == Gate()
+    mix = method_of("mix", 3, "adapters", ["user"], {})
+    assert (mix.experts, mix.weights) == (Experts(adapters=3, perturbation=0.02), Weights())
+    assert method_of("dpo", None, None, [], {}) == Method(Experts(models=1))
 
 
 def test_a_model_is_a_folder_or_a_commit_of_the_hub(tmp_path):
@@ -338,17 +341,17 @@ def test_a_model_is_a_folder_or_a_commit_of_the_hub(tmp_path):
     ("given", "line"),
     [
         ("--beta 0", "moe.beta: expected a number > 0, found 0.0; correct it"),
-        ("--experts 0", "moe: expected shared_heads + independent_models + adapters ≥ 1, found 0 experts"),
+        ("--experts 0", "moe.experts: expected heads + models + adapters ≥ 1, found 0 experts"),
         ("--set bta=1", "moe: expected a known key, found bta; did you mean beta?"),
-        ("--set responsibilities='{entropy: 0, confidence: 1, kl_uniform: 0, kl_w: 1}'", "moe.responsibilities: expected entropy"),
-        ("--set schedule=1e-4", "moe.schedule: expected one of constant, linear, cosine, found 0.0001"),
+        ("--set posterior.confidence=1", "moe.posterior: expected entropy"),
+        ("--set optimiser.schedule=1e-4", "moe.optimiser.schedule: expected one of constant, linear, cosine, found"),
         ("--set beta", "--set: expected KEY=VALUE with a value in YAML, found beta"),
-        ("--set seed=1", "--set: expected a key of policies.defaults, found seed; type --seed"),
-        ("--set user_gate=true", "moe.user_gate: expected preferences with a column user"),
+        ("--set seed=1", "--set: expected a setting of the method, found seed; type --seed"),
+        ("--set weights.sees=user", "moe.weights.sees: expected preferences with a column user"),
         ("--set 'styles=[brief]'", "moe.styles: expected preferences with a column style, found none; set it to null"),
         ("--set top_s=2", "moe.top_s: expected none in this command, found 2; type generate --top-s"),
-        ("--set 'initial_experts=[dpo]'", "moe.initial_experts: expected none in this command, found ['dpo']"),
-        ("--set pretrained_gate=true", "moe.pretrained_gate: expected false, found true"),
+        ("--set 'experts.initial=[dpo]' --set experts.heads=0", "moe.experts.initial: expected none in this command"),
+        ("--set weights.start=domains", "moe.weights.start: expected uniform in this command, found domains"),
         ("--method ppo", "method: expected one of dpo, mix, moe, found ppo"),
         ("--method dpo --experts 2", "experts: expected 1 with the method dpo, found 2"),
         ("--architecture lora", "architecture: expected one of heads, models, adapters, found lora"),
@@ -500,7 +503,8 @@ def test_users_adapters_and_tensorboard(folder, model_folder, monkeypatch, capsy
     written(folder / "my.jsonl", rows(user=("anna", "ben"), style=("brief", "detailed")))
     typed(
         f"python -m mixdpo train --preferences my.jsonl --model {model_folder} --experts 2 --architecture adapters "
-        "--epochs 2 --batch-size 4 --set accumulate=2 --set schedule=cosine --set gate_learning_rate=1e-2 "
+        "--epochs 2 --batch-size 4 --set optimiser.accumulate=2 --set optimiser.schedule=cosine "
+        "--set optimiser.gate_learning_rate=1e-2 "
         "--tensorboard curves --precision bf16 --out mine",
         monkeypatch,
     )
