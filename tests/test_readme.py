@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
+
+from mixdpo.method.settings import Method
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = runpy.run_path(str(ROOT / "docs/readme.py"))
@@ -91,3 +94,13 @@ def test_documents_read_well(path):
 def test_readme_is_short():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 200 and len(text.encode()) <= 12 * 1024
+
+
+def test_the_method_of_docs_methods_is_the_catalogues_in_both_languages():
+    text = (ROOT / "docs/methods.md").read_text()
+    (written,), (code,) = (re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) for language in ("yaml", "python"))
+    names: dict = {}
+    exec(code, names)
+    (name, method), *_ = yaml.safe_load(written)["policies"]["methods"].items()
+    assert method == yaml.safe_load((ROOT / "config/methods/users.yaml").read_text())["policies"]["methods"][name]
+    assert names["method"] == Method.of(method)
