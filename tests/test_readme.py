@@ -96,11 +96,11 @@ def test_readme_is_short():
     assert len(text.splitlines()) <= 200 and len(text.encode()) <= 12 * 1024
 
 
-def test_the_method_of_docs_methods_is_the_catalogues_in_both_languages():
+def test_the_method_of_docs_methods_is_the_catalogues_in_both_languages(tmp_path):
     text = (ROOT / "docs/methods.md").read_text()
     (written,), (code,) = (re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) for language in ("yaml", "python"))
-    names: dict = {}
-    exec(code, names)
+    (tmp_path / "block.py").write_text(code)
+    names = runpy.run_path(str(tmp_path / "block.py"))
     (name, method), *_ = yaml.safe_load(written)["policies"]["methods"].items()
     assert method == yaml.safe_load((ROOT / "config/methods/users.yaml").read_text())["policies"]["methods"][name]
     assert names["method"] == Method.of(method)
