@@ -17,6 +17,7 @@ from mixdpo.method.fit import training_batches
 from mixdpo.method.objective import Triplets
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Experts, Method, Optimiser
+from mixdpo.paper.table import Table
 from mixdpo.stages.assets.base import train_tokenizer
 from mixdpo.stages.policies import triplets_of
 from mixdpo.stages.reference_log_probs import reference_log_probs
@@ -124,6 +125,16 @@ def preferences_folder(tmp_path_factory, model_folder, runtime) -> Path:
 def triplets(preferences_folder) -> Triplets:
     """30 training triplets of 10 pairs."""
     return triplets_of(preferences_folder / "preferences", preferences_folder / "reference_log_probs", "train", None)
+
+
+def shown(table: Table) -> pd.DataFrame:
+    """The texts of a table, with those of the published values below `HEADING, published`."""
+    rows = []
+    for cells in table.cells():
+        texts = {heading: cell.text for heading, cell in zip(table.headings, cells, strict=True)}
+        published = {f"{h}, published": "; ".join(cell.published) for h, cell in zip(table.headings, cells)}
+        rows.append(texts | published)
+    return pd.DataFrame(rows)
 
 
 def copy_project(to: Path) -> Path:

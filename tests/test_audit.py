@@ -183,7 +183,7 @@ def test_an_edited_digit(run):
     assert one_fault(run).startswith("paper_tables/embedded/table1.csv: does not match its SHA-256")
 
 
-@pytest.mark.parametrize("suffix", ["csv", "md", "tex"])
+@pytest.mark.parametrize("suffix", ["csv", "json", "md", "tex"])
 def test_a_table_edited_together_with_its_manifest(run, suffix):
     printed = Path(f"paper_tables/embedded/table1.{suffix}")
     manifest, before = "paper_tables/embedded/table1.manifest.json", sha256(printed)

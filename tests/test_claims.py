@@ -3,20 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import shown
 
-from mixdpo.paper.claims import (
-    claims_table,
-    comparisons_table,
-    gate_accuracy,
-    heads_told_by_words,
-    judged,
-    leading,
-    posterior_by_domain,
-    published_effect,
-    sensitivity_table,
-    style_recovery,
-    verdict,
-)
+from mixdpo.paper import measures
+from mixdpo.paper.claims import claims_table, judged, published_effect, sensitivity_table, verdict
+from mixdpo.paper.comparisons import comparisons_table
+from mixdpo.paper.measures import gate_accuracy, heads_told_by_words, leading, posterior_by_domain, style_recovery
+from mixdpo.run.kinds import MEASURES
 from mixdpo.run.published import resolved
 
 PRINTED = {
@@ -81,7 +74,8 @@ def test_comparisons_table(artifacts):
     table = {"experiment": "e", "rows_of": ["t"], "baseline": "dpo", "columns": {"joy": "Joy"}, "seed": 0}
     table = resolved(table, {"t": PRINTED})
     table["rows"] = [*table["rows"][:2], {"name": "Mix, by sequence", "policy": "mix", "decoding": "sequence"}]
-    cells, grid = comparisons_table(table, within_e(artifacts))
+    made = comparisons_table(table, within_e(artifacts))
+    cells, grid = made.numbers(), shown(made)
     assert cells["row"].tolist() == ["Mix", "Mix", "Mix, by sequence"], "a line a published value; DPO is the baseline"
     assert cells[["effect", "se", "low", "high", "n"]].values.tolist() == [[1, 0, 1, 1, 40]] * 2 + [[0, 0, 0, 0, 40]]
     assert cells["p_holm"].tolist() == pytest.approx([2 * cells["p"][0]] * 2 + [1.0])
@@ -90,8 +84,9 @@ def test_comparisons_table(artifacts):
     level = (1.5 - 0.6) / np.hypot(0.04, np.sqrt(0.25 * 40 / 39 / 40))
     assert cells["level_z"][0] == pytest.approx(level)
     assert grid["p (Holm, 2)"].tolist() == ["<0.001", "1.000"]
-    assert grid.loc[0, "Published difference"] == "+0.100 ± 0.050 (T1); +0.400 ± 0.050 (T3)"
-    assert grid.loc[1, "Published difference"] == grid.loc[1, "z, ours against it"] == "–"
+    assert grid.loc[0, "Difference, published"] == "+0.100 ± 0.050 (T1); +0.400 ± 0.050 (T3)"
+    assert grid.loc[0, "z against the published"] == "+18.0 (T1); +12.0 (T3)"
+    assert (grid.loc[1, "Difference, published"], grid.loc[1, "z against the published"]) == ("", "–")
 
 
 def test_published_effects_come_from_the_cells():
@@ -150,15 +145,22 @@ def test_claims_table(artifacts):
     """Every prompt gains 1, which is 1/SD of the baseline's scores; the second claim is not tested."""
     rows = [MIX, {"claim": "far", "text": "Far", "where": "poster", "test": "none", "reason": "no data"}]
     table = {"rows": rows, "cells_of": ["t"], "published_prompts": {"e": 100}, "seed": 0, "experiments": ["e"]}
-    cells, grid = claims_table(resolved(table, {"t": PRINTED}), artifacts)
+    made = claims_table(resolved(table, {"t": PRINTED}), artifacts)
+    cells, grid = made.numbers(), shown(made)
     columns = "claim text where published experiment test effect se low high p p_holm n verdict"
+    columns += " reason effect_sigma low_sigma high_sigma published_sigma"
     assert " ".join(cells) == columns
     assert cells.loc[0, ["published", "effect", "n", "verdict"]].tolist() == [pytest.approx(0.1), 1.0, 40, "supported"]
     assert cells["p_holm"][0] == cells["p"][0] and cells.loc[1, "verdict"] == "not tested"
     deviation = np.std([0.0, 1.0] * 20, ddof=1)
     assert grid.loc[0, "Ours"] == f"+1.000 ± 0.000 ({1 / deviation:+.2f} σ)"
-    assert grid.loc[0, "Published"] == "+0.100 ± 0.050 (+0.33 σ)" and grid.loc[1, "Ours"] == "–"
+    assert grid.loc[0, "Ours, published"] == "+0.100 ± 0.050 (+0.33 σ)" and grid.loc[1, "Ours"] == "–"
     assert grid["Verdict"].tolist() == ["supported", "not tested: no data"]
+    in_sigma = cells.loc[0, ["effect_sigma", "low_sigma", "high_sigma", "published_sigma"]].tolist()
+    assert in_sigma == pytest.approx([1 / deviation] * 3 + [1 / 3])
+    told = made.json(name="claims")["printed"][0]["rows"][0][2]
+    assert (told["row"], told["policy"], told["decoding"], told["experiment"]) == ("mix", "mix", "token", "e")
+    assert told["records"][0]["n"] == "40" and told["records"][0]["reason"] == ""
 
 
 def test_sensitivity_table(artifacts):
@@ -167,7 +169,8 @@ def test_sensitivity_table(artifacts):
     table = {"rows_of": ["c"], "cells_of": ["t"], "published_prompts": {"e": 100}, "seed": 0, "experiments": ["e"]}
     table["settings"] = [{"name": "As claimed"}, {"name": "By sequence", "decoding": "sequence"}]
     table["settings"].append({"name": "Other", "methods": {"dpo": "dpo"}})
-    cells, grid = sensitivity_table(resolved(table, {"c": claims, "t": PRINTED}), artifacts)
+    made = sensitivity_table(resolved(table, {"c": claims, "t": PRINTED}), artifacts)
+    cells, grid = made.numbers(), shown(made)[[*made.headings]]
     line = {"Claim": "Mix beats DPO", "As claimed": "✓ +1.000", "By sequence": "✗ +0.000", "Other": "–"}
     assert grid.to_dict("records") == [line], "no setting touches the other claim"
     assert cells["setting"].tolist() == ["As claimed", "By sequence"]
@@ -189,7 +192,7 @@ def test_a_claim_of_an_experiment_left_out_is_not_tested():
     cells = judged(
         {"experiments": ["e"], "cells": {}, "seed": 0}, [row | {"published": {"effect": 0.05, "se": 0.03}}], {}
     )
-    assert cells["verdict"].tolist() == ["not tested"] and cells["reason"].tolist() == ["users is no part of this run"]
+    assert cells["verdict"].tolist() == ["not tested"] and cells["reason"].tolist() == ["no part of this run: users"]
     assert np.isnan(cells["effect"][0]) and cells["published"][0] == 0.05
 
 
@@ -197,3 +200,7 @@ def test_a_win_rate_can_be_smaller_than_claimed():
     row = {"test": "greater", "measure": "win_rate"}
     found = {"low": -0.01, "high": 0.02, "p_holm": 1.0, "size": 0.048, "effect": 0.005, "se": 0.007, "p": 0.5}
     assert verdict(row, found) == ("not supported", "smaller than claimed")
+
+
+def test_every_measure_has_a_function_of_its_name():
+    assert all(callable(getattr(measures, name)) for name in MEASURES)

@@ -181,10 +181,10 @@ def test_a_local_path_where_runs_write_is_refused(section, value, key, path, tmp
     value = json.loads(json.dumps(value).replace("PATH", path))
     for entry in value.get("files", []):
         entry |= {"domain": "movie", "split": "train"}
-    config = changed(section, value)
     if section != "judge.rating":
         known = {} if section.startswith("experiments") else DEFAULT["assets"][section.partition(".")[2]]
-        config = changed(section, known | {"source": "local", "local": known.get("local", {}) | value})
+        value = known | {"source": "local", "local": known.get("local", {}) | value}
+    config = changed(section, value)
     with pytest.raises(UserError) as error:
         validate(config)
     folder = path.partition("/")[0].replace("link", "results")

@@ -186,8 +186,8 @@ def test_an_old_commit_comes_back_whole(recorded, repeated):
 def test_two_commits_are_compared(recorded, repeated, tmp_path):
     changes = json.loads(run(recorded, "dvc", "metrics", "diff", "HEAD~1", "--json"))
     row = changes["paper_tables/embedded/table1.json"]
-    assert row["Baseline DPO.grammar.prompts"] == {"old": 40, "new": 39, "diff": -1}
-    assert "Case 1 (Mixture), by token.informativeness.mean" in row
+    assert row["numbers.Baseline DPO.grammar.prompts"] == {"old": 40, "new": 39, "diff": -1}
+    assert "numbers.Case 1 (Mixture), by token.informativeness.mean" in row
     run(recorded, "dvc", "plots", "diff", "HEAD~1", "--out", str(tmp_path))
     specs = map(json.loads, re.findall(r"var spec = (\{.*?\});?\n", (tmp_path / "index.html").read_text()))
     curves = [pd.DataFrame(spec["data"]["values"]) for spec in specs if spec]  # a run that is not here has empty ones

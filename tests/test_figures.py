@@ -27,6 +27,7 @@ from mixdpo.paper.figures import (
     words_of,
 )
 from mixdpo.run.config import methods_of
+from mixdpo.run.kinds import KINDS
 
 PUBLISHED = Path(__file__).parent.parent / "workflow" / "published"
 REWARDS = ["sentiment", "informativeness", "grammar"]
@@ -219,7 +220,7 @@ def test_published_figures_are_known():
     for name in ("figure1", "figure2", "figure3", "figure4"):
         table = published(name)
         assert (
-            table["kind"] in drawing.KINDS
+            KINDS[table["kind"]].figure
             and methods_of(table, table["experiment"])
             and table["where"].startswith(f"Figure {name[-1]}")
         )

@@ -244,7 +244,7 @@ def test_csv_with_quotes_lines_in_a_field_and_a_byte_order_mark(tmp_path):
 
 
 def test_a_text_without_tokens_is_refused(tmp_path, model_folder, runtime):
-    how = {"runtime": runtime, "resume": tmp_path, "policy": model_folder.parent, "file": tmp_path / "my.jsonl"}
+    how = {"runtime": runtime, "resume": tmp_path, "reference": model_folder.parent, "file": tmp_path / "my.jsonl"}
     for column in "chosen", "rejected":
         written(tmp_path / "my.jsonl", [*rows(1), rows(1)[0] | {column: ""}])
         with pytest.raises(UserError, match=f"^my.jsonl: expected a {column} with tokens, found none in row 3; fill"):

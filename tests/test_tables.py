@@ -1,24 +1,22 @@
 """The numbers of the tables, worked by hand on three prompts."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import shown
 
+from mixdpo.paper.rewards import alignment_table, best_experts_table, rewards_table
+from mixdpo.paper.runs import compute_table, gates_table, perplexity_table, preferences_table, validity_table
 from mixdpo.paper.scores import head_order, samples
-from mixdpo.paper.tables import (
-    alignment_table,
-    best_heads_table,
-    compute_table,
-    gates_table,
-    nested,
-    rewards_table,
-    tables,
-    validity_table,
-)
+from mixdpo.paper.tables import tables
+from mixdpo.provenance.record import facts
 
 ROOT = Path(__file__).parent.parent
 TABLE = {
@@ -61,7 +59,8 @@ def test_samples_pool_the_seeds(artifacts):
 
 def test_rewards_table(artifacts):
     """DPO's means per prompt over seeds are (2, 3, 7): mean 4, SD √7, SE √(7/3). Both seeds have mean 4: spread 0."""
-    cells, grid = rewards_table(TABLE, artifacts)
+    table = rewards_table(TABLE, artifacts)
+    cells, grid = table.numbers(), shown(table)
     dpo = cells[cells["row"] == "DPO"]
     assert dpo["mean"].tolist() == [4.0, 4.0] and dpo["published_where"].tolist() == ["A", "B"]
     assert dpo["se"].iloc[0] == pytest.approx(np.sqrt(7 / 3))
@@ -75,7 +74,7 @@ def test_rewards_table(artifacts):
 
 def test_nested_numbers_are_ours_by_row_and_column(artifacts):
     """Two published values of a cell, hence two lines of it, are one number of ours; what is not known is left out."""
-    numbers = nested(rewards_table(TABLE, artifacts)[0])
+    numbers = rewards_table(TABLE, artifacts).nested()
     assert numbers["DPO"] == {"joy": {"mean": 4.0, "se": np.sqrt(7 / 3), "prompts": 3, "seeds": 2, "seed_sd": 0.0}}
     assert numbers["Reference"]["joy"].keys() == {"mean", "se", "prompts", "seeds"}
     assert numbers == json.loads(json.dumps(numbers))
@@ -83,7 +82,8 @@ def test_nested_numbers_are_ours_by_row_and_column(artifacts):
 
 def test_alignment_table(artifacts):
     """Reference mean 2 and SD 1: gains per prompt (2, 3, 7) − (1, 2, 3) = (1, 1, 4), mean 2, SE 1; KL 1.5 nats."""
-    cells, grid = alignment_table(TABLE, artifacts)
+    table = alignment_table(TABLE, artifacts)
+    cells, grid = table.numbers(), shown(table)
     dpo = cells[cells["row"] == "DPO"].set_index("column")
     assert dpo.loc["gain", ["mean", "se"]].tolist() == pytest.approx([2.0, 1.0])
     assert dpo.loc["gain in joy", "mean"] == pytest.approx(2.0)
@@ -137,28 +137,33 @@ def test_sparse_takes_the_expert_of_the_largest_weight(mixtures):
 def test_columns_by_domain(mixtures):
     """Expert 0 over seeds is (1 + 3)/2 = 2 on every prompt; two prompts are of movies, one of books."""
     row = {"name": "Head 0", "policy": "mix", "decoding": "expert0"}
-    table = {"reward": "joy", "columns": {"movie": "Movie", "book": "Book"}, "rows": [row]}
-    cells, grid = rewards_table(table, mixtures)
+    form = {"experiment": "e", "reward": "joy", "columns": {"movie": "Movie", "book": "Book"}, "rows": [row]}
+    table = rewards_table(form, mixtures)
+    cells, grid = table.numbers(), shown(table)
+    assert [(cell.column, cell.domain) for cell in table.cells()[0]][1:3] == [("movie", "movie"), ("book", "book")]
     assert cells[["column", "mean", "prompts"]].values.tolist() == [["movie", 2.0, 2], ["book", 2.0, 1]]
     assert grid.loc[0, "Movie"] == "2.000 ± 0.000 (seeds 1.414)"
 
 
-def test_best_heads_table(mixtures):
-    """Head 1 has (5 + 7)/2, (6 + 8)/2, (7 + 9)/2 = (6, 7, 8); DPO (2, 3, 7): gains (4, 4, 1), mean 3, SE 1.
+def test_best_experts_table(mixtures):
+    """Expert 1 has (5 + 7)/2, (6 + 8)/2, (7 + 9)/2 = (6, 7, 8); DPO (2, 3, 7): gains (4, 4, 1), mean 3, SE 1.
 
     argmax q is expert 0 on both triplets of s and expert 1 on both of t (seed 1 the other way round): all recovered.
     """
-    table = {
+    form = {
+        "experiment": "e",
         "seed": 0,
         "shuffles": 20,
         "baseline": "dpo",
         "columns": {"joy": "Joy"},
         "rows": [{"name": "Mix", "policy": "mix"}],
     }
-    cells, grid = best_heads_table(table, mixtures)
+    table = best_experts_table(form, mixtures)
+    cells, grid = table.numbers(), shown(table)
     best = cells[cells["column"] == "joy"].iloc[0]
-    assert (best["head"], best["mean"], best["se"]) == ("Head 1", pytest.approx(3.0), pytest.approx(1.0))
-    assert grid.loc[0, "Joy"] == "Head 1: +3.000 ± 1.000 (+3.0 SE)"
+    assert (best["expert"], best["mean"], best["se"]) == ("Expert 1", pytest.approx(3.0), pytest.approx(1.0))
+    assert grid.loc[0, "Joy"] == "Expert 1: +3.000 ± 1.000 (+3.0 SE)"
+    assert [cell.decoding for cell in table.cells()[0]] == [None, None, None, "expert1"]
     recovered = cells[cells["column"] == "recovered"].iloc[0]
     assert recovered["mean"] == 1.0 and 0.5 < recovered["chance"] < recovered["chance_95"] <= 1.0
 
@@ -166,18 +171,20 @@ def test_best_heads_table(mixtures):
 def test_gates_table(tmp_path, mixtures):
     """The gate sends prompt 0 to movies, 1 and 2 to books: right on the first and the last of movie, movie, book."""
     pd.DataFrame({"split": ["train"], "prompts": [100], "accuracy": [0.8]}).to_csv(tmp_path / "accuracy.csv")
-    table = {"experiment": "e", "domains": ["movie", "book"], "rows": [{"name": "Gate", "policy": "mix"}]}
-    table["published"] = {"After pretraining": "about 0.65"}
-    cells, grid = gates_table(table, mixtures | {"gates:e": tmp_path})
+    form = {"experiment": "e", "domains": ["movie", "book"], "rows": [{"name": "Gate", "policy": "mix"}]}
+    form["published"] = {"After pretraining": "about 0.65"}
+    table = gates_table(form, mixtures | {"gates:e": tmp_path})
+    cells, grid = table.numbers(), shown(table)
     assert cells["mean"].tolist() == pytest.approx([0.8, 2 / 3]) and cells["se"].iloc[0] == pytest.approx(0.04)
-    assert grid["Accuracy"].iloc[0] == "0.800 ± 0.040" and grid["Published"].tolist() == ["about 0.65", ""]
+    assert grid["Accuracy"].iloc[0] == "0.800 ± 0.040" and grid["Accuracy, published"].tolist() == ["about 0.65", ""]
 
 
 def test_validity_table_prints_the_bar(tmp_path):
     rows = [("joy", text, "a test", "AUC", value, 9) for text, value in (("whole review", 0.93), ("crop", 0.81))]
     columns = ["reward", "text", "test", "metric", "value", "n"]
     pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "validity.csv", index=False)
-    cells, grid = validity_table({"bars": {"joy": 0.9}}, {"validity": tmp_path})
+    table = validity_table({"bars": {"joy": 0.9}}, {"validity": tmp_path})
+    cells, grid = table.numbers(), shown(table)[[*table.headings]]
     assert cells["bar"].tolist() == [0.9, pytest.approx(np.nan, nan_ok=True)]
     assert grid.iloc[0].to_dict() == {
         "Reward": "joy",
@@ -224,19 +231,49 @@ def test_committed_tables_meet_their_aims(run, sentiment):
 
 
 def test_compute_table(tmp_path):
-    """Two jobs of one stage, 2 s on 1 thread and 3 s on 2; one of another stage, of which there is no record."""
+    """Two jobs of one stage, 2 s and 5 s of the processor; one of another stage, of which there is no record."""
     artifacts = {}
     for name, stage in ("sft/a", "sft"), ("sft/b", "sft"), ("assets/base", "base"):
         artifacts[name] = tmp_path / name
         artifacts[name].mkdir(parents=True)
         (artifacts[name] / "manifest.json").write_text(json.dumps({"stage": stage}))
-    for name, seconds, threads, memory in ("sft/a", 2.0, 1, 100), ("sft/b", 3.0, 2, 300):
+    for name, cpu, seconds, memory in ("sft/a", 2.0, 9.0, 100), ("sft/b", 5.0, 3.0, 300):
         artifacts[f"record:{name}"] = tmp_path / f"{seconds}.json"
-        machine = {"device": "cpu", "processor": "P", "threads": threads}
-        artifacts[f"record:{name}"].write_text(json.dumps(machine | {"seconds": seconds, "peak_memory_mib": memory}))
-    cells, grid = compute_table({}, artifacts)
-    values = cells.pivot(index="row", columns="column", values="value")
-    assert values.loc["sft"].to_dict() == {"jobs": 2, "core seconds": 8.0, "peak memory": 300.0, "unrecorded": 0}
-    assert values.loc["all", ["jobs", "core seconds", "unrecorded"]].tolist() == [3, 8.0, 1]
+        record = {"device": "cpu", "processor": "P", "cpu_seconds": cpu, "seconds": seconds, "peak_memory_mib": memory}
+        artifacts[f"record:{name}"].write_text(json.dumps(record))
+    table = compute_table({}, artifacts)
+    values, grid = table.numbers().pivot(index="row", columns="column", values="value"), shown(table)[[*table.headings]]
+    sft = {"jobs": 2, "cpu seconds": 7.0, "wall seconds": 12.0, "peak memory": 300.0, "unrecorded": 0}
+    assert values.loc["sft"].to_dict() == sft
+    assert values.loc["all", ["jobs", "cpu seconds", "unrecorded"]].tolist() == [3, 7.0, 1]
     assert grid["Stage"].tolist() == ["base", "sft", "all"]
-    assert grid.iloc[0].tolist() == ["base", 1, "–", "–", "", 1] and grid.iloc[1]["Device"] == "cpu (P)"
+    assert grid.iloc[0].tolist() == ["base", "1", "–", "–", "–", "", "1"] and grid.iloc[1]["Device"] == "cpu (P)"
+
+
+def test_run_record_has_the_time_of_the_processor():
+    """A busy tenth of a second is that for the clock and the processor; a child counts as well, sleep does not."""
+    before = facts({"device": "cpu", "precision": "fp32", "threads": 1}, time.time())["cpu_seconds"]
+    start = time.process_time()
+    while time.process_time() < start + 0.1:
+        pass
+    busy = "import time\nwhile time.process_time() < 0.2: pass\ntime.sleep(0.3)"
+    subprocess.run([sys.executable, "-c", busy], check=True)
+    after = facts({"device": "cpu", "precision": "fp32", "threads": 1}, time.time())["cpu_seconds"]
+    assert 0.28 < after - before < 0.28 + 0.25
+
+
+def test_names_are_printed_in_words(tmp_path):
+    """`multi_user` and `instruction_following` stay in the csv."""
+    lines = {"domain": ["instruction"], "reviews": 9, "before": [1707.0], "after": [1.5]}
+    pd.DataFrame(lines).to_csv(tmp_path / "perplexity.csv", index=False)
+    form = {"experiments": ["multi_user"]}
+    table = perplexity_table(form, {"sft:multi_user": tmp_path})
+    assert shown(table).iloc[0, :3].tolist() == ["users", "instruction", "1,707.00"]
+    assert table.csv() == "experiment,domain,reviews,before,after\nmulti_user,instruction,9,1707.0,1.5\n"
+    counts = {"style": ["honesty", "instruction_following"], "pairs": 5, "ties": 1, "train": 3, "validation": 1}
+    pd.DataFrame(counts).to_csv(tmp_path / "counts.csv", index=False)
+    agreement = {"style": ["honesty"], "other": ["instruction_following"], "pairs": 4, "agreement": 0.25}
+    pd.DataFrame(agreement).to_csv(tmp_path / "agreement.csv", index=False)
+    grid = shown(preferences_table(form, {"preferences:multi_user": tmp_path}))
+    assert grid["Style"].tolist() == ["honesty", "instruction following"]
+    assert grid["Agrees with instruction following"].tolist() == ["0.250", "–"]

@@ -7,21 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import shown
 
-from mixdpo.paper import tables as printing
-from mixdpo.paper.extensions import (
-    ablations_table,
-    contradictions,
-    entropy,
-    length_bias_table,
-    seconds_per_step,
-    users_table,
-    win_rate_above_half,
-    win_rates_table,
-)
-from mixdpo.paper.figures import KINDS, figures, principal_components, user_map, user_rewards
+from mixdpo.paper.ablations import ablations_table, entropy, seconds_per_step
+from mixdpo.paper.figures import figures, principal_components, user_map, user_rewards
+from mixdpo.paper.measures import win_rate
 from mixdpo.paper.tables import tables
+from mixdpo.paper.users import contradictions, length_bias_table, users_table, win_rates_table
 from mixdpo.run.config import methods_of, published
+from mixdpo.run.kinds import KINDS
 from mixdpo.run.settings import completed
 from mixdpo.run.yaml import shipped
 
@@ -82,21 +76,22 @@ def test_win_rates_pool_orders_then_seeds(judgements):
     log π/π_ref is 2 for every prompt over the seeds; of DPO 0 or 1, so 1/2, SD √(1/3), SE √(1/12).
     """
     value = {"mean": 0.548, "se": 0.027, "where": "there"}
-    table = {"opponents": {"user_dpo": "DPO"}, "rows": [ROW | {"published": {"user_dpo": [value]}}]}
-    cells, grid = win_rates_table(table, judgements)
+    form = {"experiment": "e", "opponents": {"user_dpo": "DPO"}, "rows": [ROW | {"published": {"user_dpo": [value]}}]}
+    table = win_rates_table(form, judgements)
+    cells, grid = table.numbers(), shown(table)
     line = cells.iloc[0]
     assert (line["mean"], line["se"], line["n"]) == (0.75, pytest.approx(np.sqrt(1 / 48)), 4)
     assert (line["contradictions"], line["failures"], line["judgements"]) == (pytest.approx(1 / 6), 3, 16)
     assert (line["published_mean"], line["published_where"], line["seeds"]) == (0.548, "there", 2)
-    assert grid.iloc[0].to_dict() == {
+    assert grid.loc[0, "Win rate, %, published"] == "54.8 ± 2.7"
+    assert grid[[*table.headings]].iloc[0].to_dict() == {
         "Model": "Mixture",
         "Against": "DPO",
         "Win rate, %": "75.0 ± 14.4",
-        "Win rate, %, published": "54.8 ± 2.7",
         "KL(π ‖ π_ref), nats": "2.0 ± 0.0",
-        "The other's": "0.5 ± 0.3",
-        "Pairs": 4,
-        "Orders contradict, %": "16.7",
+        "KL of the opponent, nats": "0.5 ± 0.3",
+        "Pairs": "4",
+        "Won in one order, lost in the other, %": "16.7",
         "Judgements failed": "3 of 16",
     }
 
@@ -108,16 +103,16 @@ def test_a_decoding_and_an_opponent_are_judged_apart(tmp_path):
     both = pd.concat([pd.read_parquet(folder / "judgements.parquet") for folder in (one, two)])
     both.to_parquet(tmp_path / "judgements.parquet")
     rows = [ROW, ROW | {"name": "Sparse", "decoding": "sparse"}]
-    table = {"opponents": {"user_dpo": "DPO", "reference": "Reference"}, "rows": rows}
+    form = {"experiment": "e", "opponents": {"user_dpo": "DPO", "reference": "Reference"}, "rows": rows}
     artifacts = {"judgements:moe/seed0": tmp_path, "completions:moe/seed0": written(tmp_path, [1.0, 3.0])}
     artifacts |= {
         f"completions:{name}": written(tmp_path / "c", [0.0, 0.0]) for name in ("user_dpo/seed0", "reference")
     }
-    _, grid = win_rates_table(table, artifacts)
+    grid = shown(win_rates_table(form, artifacts))
     assert grid["KL(π ‖ π_ref), nats"].tolist() == ["2.0 ± 1.0"] * 2 + ["12.0 ± 1.0"] * 2
     assert grid["Win rate, %"].tolist() == ["100.0 ± 0.0", "–", "0.0 ± 0.0", "–"]
-    assert grid["Win rate, %, published"].tolist() == [""] * 4 and grid["Pairs"].tolist() == [2, 0, 2, 0]
-    assert grid["Orders contradict, %"].tolist() == ["0.0", "–", "0.0", "–"]
+    assert grid["Win rate, %, published"].tolist() == [""] * 4 and grid["Pairs"].tolist() == ["2", "0", "2", "0"]
+    assert grid["Won in one order, lost in the other, %"].tolist() == ["0.0", "–", "0.0", "–"]
 
 
 def test_contradictions_need_both_verdicts(judgements):
@@ -127,21 +122,22 @@ def test_contradictions_need_both_verdicts(judgements):
 
 def test_length_bias(judgements):
     """Edges belong to the middle: 3 tokens in seed 0, where the prompt has no judgement, leave the 5 of seed 1."""
-    table = {"opponents": {"user_dpo": "DPO"}, "edges": [-3, 3], "rows": [ROW]}
-    cells, grid = length_bias_table(table, judgements)
+    form = {"experiment": "e", "opponents": {"user_dpo": "DPO"}, "edges": [-3, 3], "rows": [ROW]}
+    table = length_bias_table(form, judgements)
+    cells, grid = table.numbers(), shown(table)
     assert cells[["length", "mean", "n"]].values.tolist() == [
         ["Shorter", 1.0, 1],
         ["About as long", 0.5, 1],
         ["Longer", 0.75, 2],
     ]
     assert grid.loc[0, "Shorter, %"] == "100.0 (n = 1)" and grid.loc[0, "Longer, %"] == "75.0 ± 25.0 (n = 2)"
-    cells, grid = length_bias_table(table | {"edges": [-99, 99]}, judgements)
-    assert cells["n"].tolist() == [0, 4, 0] and grid.loc[0, "Longer, %"] == "– (n = 0)"
+    table = length_bias_table(form | {"edges": [-99, 99]}, judgements)
+    assert table.numbers()["n"].tolist() == [0, 4, 0] and shown(table).loc[0, "Longer, %"] == "– (n = 0)"
 
 
 def test_win_rate_of_a_claim_is_less_a_half(judgements):
     row = {"policy": "moe", "decoding": "token", "opponent": "user_dpo"}
-    found, unit = win_rate_above_half(row, judgements, 0)
+    found, unit = win_rate(row, judgements, 0)
     assert (found.effect, found.se, found.n, unit) == (0.25, pytest.approx(np.sqrt(1 / 48)), 4, 1.0)
 
 
@@ -181,13 +177,14 @@ def test_users_table(gated):
     One user is at expert 0 and three are at expert 1: any two styles of two users each leave three at the best.
     """
     table = {"experiment": "e", "styles": STYLES, "shuffles": 50, "seed": 0, "rows": [{"name": "MoE", "policy": "moe"}]}
-    cells, grid = users_table(table, gated)
+    made = users_table(table, gated)
+    cells, grid = made.numbers(), shown(made)
     own = cells[cells["row"] == "MoE"].set_index("column")
     assert own.loc["Users at their expert", ["mean", "se", "n"]].tolist() == [0.75, pytest.approx(np.sqrt(3) / 8), 4]
     assert own.loc["Users at their expert", ["chance", "chance_95"]].tolist() == [0.75, 0.75]
     assert own.loc["Mean largest weight", "mean"] == pytest.approx((0.8 + 0.7 + 0.9 + 0.6 + 0.6) / 5)
     assert own.loc["Triplets recovered", "mean"] == 0.75
-    assert own.loc["Honesty", ["mean", "head"]].tolist() == [1.0, "Expert 1"]
+    assert own.loc["Honesty", ["mean", "expert"]].tolist() == [1.0, "Expert 1"]
     assert grid.loc[0, "Helpfulness"] == "Expert 0 (0.50)" and grid.loc[0, "Honesty"] == "Expert 1 (1.00)"
     assert grid.loc[0, "n (users, prompts, triplets)"] == "4, 5, 4"
     assert grid.iloc[1]["Pairs on which styles disagree"] == "0.200 ± 0.040 (n = 100)"
@@ -206,7 +203,8 @@ def test_a_users_expert_is_of_the_mean_weight(gated):
         frame.to_parquet(path)
     rows = [{"name": "MoE", "policy": "moe"}]
     table = {"experiment": "e", "styles": STYLES, "shuffles": 200, "seed": 0, "rows": rows}
-    cells, grid = users_table(table, gated)
+    made = users_table(table, gated)
+    cells, grid = made.numbers(), shown(made)
     assert grid.loc[0, "Users at their expert"] == "0.500 ± 0.250"
     assert cells.loc[0, ["chance", "chance_95"]].tolist() == pytest.approx([2 / 3, 1.0], abs=0.05)
 
@@ -236,7 +234,8 @@ def trained(tmp_path):
 def test_ablations_table(trained):
     """H(1/4) = 0.562 nats, 0.81 of log 2; q is uniform, so argmax tells one of two styles; 30 s / 60 steps."""
     rows = [{"name": "Mix", "policy": "mix"}, {"name": "Sparse", "policy": "mix", "decoding": "sparse"}]
-    cells, grid = ablations_table({"experiment": "e", "columns": {"joy": "Joy"}, "rows": rows}, trained)
+    table = ablations_table({"experiment": "e", "columns": {"joy": "Joy"}, "rows": rows}, trained)
+    cells, grid = table.numbers(), shown(table)[[*table.headings]]
     assert grid["Joy"].tolist() == ["2.000 ± 0.577", "5.000 ± 0.000"]
     assert grid.loc[0, "Entropy of w, nats (of log K)"] == "0.562 ± 0.000 (0.81)"
     assert grid.loc[0, "Entropy of q, nats (of log K)"] == "0.693 ± 0.000 (1.00)"
@@ -249,7 +248,7 @@ def test_no_record_is_a_dash(trained):
     del trained["record:policies:e/mix/seed0"]
     assert np.isnan(seconds_per_step(trained, "e", "mix"))
     table = {"experiment": "e", "columns": {"joy": "Joy"}, "rows": [{"name": "Mix", "policy": "mix"}]}
-    assert ablations_table(table, trained)[1].loc[0, "Seconds a step, with imports"] == "–"
+    assert shown(ablations_table(table, trained)).loc[0, "Seconds a step, with imports"] == "–"
 
 
 def test_user_rewards_are_means_over_a_users_triplets():
@@ -310,10 +309,10 @@ def test_tables_are_printed_from_their_yaml(tmp_path, runtime, judgements):
     tables(tmp_path, {"table": "poster_table3"}, published=source, **how)
     text = (tmp_path / "poster_table3.md").read_text()
     assert [text.count(value) for value in ("54.8 ± 2.7", "56.9 ± 2.8", "55.1 ± 3.2", "56.5 ± 2.8")] == [1] * 4
-    assert text.count("| 50.0 ± 28.9 ") == 1
+    assert text.count(" 50.0 ± 28.9 |") == 1
     assert r"Win rate, \%" in (tmp_path / "poster_table3.tex").read_text()
     tables(tmp_path, {"table": "length_bias"}, published=PUBLISHED / "length_bias.yaml", poster_table3=source, **how)
-    numbers = json.loads((tmp_path / "length_bias.json").read_text())
+    numbers = json.loads((tmp_path / "length_bias.json").read_text())["numbers"]
     assert len(numbers) == 2 and numbers["Case 1 (Mixture)"]["DPO"]["Longer"] == {"mean": 0.0, "n": 1}
 
 
@@ -321,9 +320,9 @@ def test_published_tables_are_known():
     tables = published(PUBLISHED, completed(shipped(PUBLISHED.parent.parent)))
     users = ["user_moe_case1", "user_moe_case2", "user_moe_adapters", "user_moe_specialists"]
     for name, methods in {"poster_table3": 1, "length_bias": 1, "users": 1, "users_win_rates": 4}.items():
-        assert tables[name]["kind"] in printing.KINDS
+        assert not KINDS[tables[name]["kind"]].figure
         assert [m for m in methods_of(tables[name], "multi_user") if m.startswith("user_moe")] == users[:methods]
-    assert tables["poster_figure"]["kind"] in KINDS
-    assert tables["ablations"]["target"] == "ablations" and tables["ablations"]["kind"] in printing.KINDS
+    assert KINDS[tables["poster_figure"]["kind"]].figure
+    assert tables["ablations"]["target"] == "ablations" and tables["ablations"]["kind"] in KINDS
     rows = [(row["policy"], row.get("decoding", "token")) for row in tables["ablations"]["rows"]]
     assert len(rows) == len(set(rows)) == 17

@@ -26,8 +26,9 @@ from wordcloud import WordCloud
 
 from mixdpo.data.statistics import mean_and_se
 from mixdpo.method.runtime import Runtime
-from mixdpo.paper.scores import head_differences, head_order, moved_rows, policies_in, within
-from mixdpo.run.yaml import read
+from mixdpo.paper.scores import head_differences, head_order, moved_rows, policies_in
+from mixdpo.run.kinds import KINDS
+from mixdpo.run.published import opened
 
 HEAD_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#56B4E9")
 """Head 0 and on; with LABEL_LINES all of Okabe and Ito's colours that are legible on white."""
@@ -69,9 +70,9 @@ def figures(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published:
 
     `artifacts` are named as `graph.table_inputs` names them.
     """
-    table = read(published)
+    table, folders = opened(published, artifacts)
     with matplotlib.style.context(["default", STYLE]):
-        figure, numbers = KINDS[table["kind"]](table, within(artifacts, table["experiment"]))
+        figure, numbers = KINDS[table["kind"]].make(table, folders)
         figure.savefig(out / f"{spec['table']}.png", dpi=300, metadata={"Software": None})
         undated = {"CreationDate": None, "Creator": None, "Producer": None}
         figure.savefig(out / f"{spec['table']}.pdf", dpi=300, metadata=undated)
@@ -150,7 +151,7 @@ def head_map(differences: np.ndarray, table: dict) -> pd.DataFrame:
     )
 
 
-def specialisation(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFrame]:
+def posteriors(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFrame]:
     """Posterior weights by style over training, every seed, and t-SNE of the first seed's head parameters."""
     points, window = posterior_curves(table, artifacts, table["rewards"])
     method = table["rows"][0]["policy"]
@@ -466,13 +467,3 @@ def user_map(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFr
     numbers = pd.concat(lines, ignore_index=True).rename(columns={"style": "series"})
     first = ["panel", "series", "x", "y", "method", "user", "triplets", "explained_x", "explained_y"]
     return figure, numbers[[*first, *numbers.columns.difference(first)]]
-
-
-KINDS = {
-    "specialisation": specialisation,
-    "words": words,
-    "tasks": tasks,
-    "confusion": confusion,
-    "user_map": user_map,
-}
-"""Kind of figure → function of its published form and the artifacts: (figure, one row a number that is drawn)."""

@@ -8,19 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from safetensors.torch import load_file
+from safetensors.numpy import load_file
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics.cluster import contingency_matrix
 
-
-def within(artifacts: dict[str, Path], experiment: str | None) -> dict[str, Path]:
-    """The artifacts of one experiment, its policies named `stage:policy`; all of them if it is None."""
-    if experiment is None:
-        return artifacts
-    parts = {name: name.partition(":") for name in artifacts}
-    own = {name: rest.removeprefix(f"{experiment}/") for name, (_, _, rest) in parts.items()}
-    return {f"{parts[name][0]}:{rest}": artifacts[name] for name, rest in own.items()}
+from mixdpo.run.kinds import within  # noqa: F401 (the page takes it from here)
 
 
 def policies_in(artifacts: dict[str, Path], method: str, stage: str = "policies") -> list[str]:
@@ -97,9 +89,9 @@ def head_differences(policy: Path, reference: Path) -> np.ndarray:
     from transformers import AutoModelForCausalLM  # four seconds that most tables do without
 
     tensors = load_file(policy / "model" / "mixture.safetensors")
-    heads = torch.stack([tensors[f"heads.{k}"] for k in range(sum(name.startswith("heads.") for name in tensors))])
-    model = AutoModelForCausalLM.from_pretrained(reference / "model", dtype=torch.float32)
-    return (heads - model.get_output_embeddings().weight.detach()).numpy()
+    heads = np.stack([tensors[f"heads.{k}"] for k in range(sum(name.startswith("heads.") for name in tensors))])
+    model = AutoModelForCausalLM.from_pretrained(reference / "model", dtype="float32")
+    return heads - model.get_output_embeddings().weight.detach().numpy()
 
 
 def moved_rows(differences: np.ndarray, count: int) -> np.ndarray:

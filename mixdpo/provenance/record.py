@@ -20,7 +20,10 @@ def git(*arguments: str) -> str:
 
 
 def facts(runtime: Mapping, start: float) -> dict:
-    """What varies from run to run of the same work: clock (s), memory (MiB), machine, versions, commit.
+    """What varies from run to run of the same work: times (s), memory (MiB), machine, versions, commit.
+
+    `seconds` are those of the clock since `start`; `cpu_seconds` the processor's, user and system, of this process
+    since it began and of the children that it waited for.
 
     `dirty` tells whether the code (not a table in Git, nor a text) differs from the commit; both are None outside Git.
     """
@@ -35,6 +38,7 @@ def facts(runtime: Mapping, start: float) -> dict:
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(start)),
         "seconds": round(time.time() - start, 2),
+        "cpu_seconds": round(_processor_time(), 2),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "host": platform.node(),
         "system": platform.platform(),
@@ -47,6 +51,11 @@ def facts(runtime: Mapping, start: float) -> dict:
         "commit": commit,
         "dirty": bool(git("status", "--porcelain", "--", *CODE)) if commit else None,
     }
+
+
+def _processor_time() -> float:
+    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def _processor() -> str:

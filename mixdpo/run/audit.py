@@ -18,8 +18,9 @@ from tqdm import tqdm
 from mixdpo.errors import Corrupt, UserError
 from mixdpo.provenance.artifact import label, remake, sha256, verify
 from mixdpo.provenance.fingerprint import fingerprint
-from mixdpo.run import yaml
 from mixdpo.run.graph import job, printed, records, table_inputs, targets
+from mixdpo.run.kinds import KINDS
+from mixdpo.run.published import opened
 from mixdpo.run.stages import STAGES
 
 LISTED = 3
@@ -105,13 +106,13 @@ def remade(stage: str, table: str, inputs: dict[str, str], out: Path) -> None:
 
     `inputs` are those of `graph.table_inputs`, and run records.
     """
-    module = importlib.import_module(STAGES[stage])
     paths = {name: Path(path).parent if is_manifest(path) else Path(path) for name, path in inputs.items()}
     if stage == "tables":
+        module = importlib.import_module(STAGES[stage])
         module.tables(out, {"table": table}, runtime=None, resume=out, **paths)
     else:
-        form = yaml.read(paths.pop("published"))
-        _, numbers = module.KINDS[form["kind"]](form, module.within(paths, form["experiment"]))
+        form, folders = opened(paths.pop("published"), paths)
+        _, numbers = KINDS[form["kind"]].make(form, folders)
         numbers.to_csv(out / f"{table}.csv", index=False)
 
 
@@ -333,7 +334,7 @@ def explain(config: dict, tables: dict[str, dict], name: str, labels: list[str])
             raise UserError(f"{what}; {RESTORE}")
         else:
             lines.append(f"  {len(again)} rows of {file}, made again: the same")
-    definition = inspect.getdoc(importlib.import_module(STAGES[stage]).KINDS[table["kind"]])
+    definition = inspect.getdoc(KINDS[table["kind"]].load())
     lines += ["", *definition.splitlines(), ""]
     return "\n".join(lines + [line for path, link in chain.items() for line in told_of(path, link)])
 

@@ -19,6 +19,7 @@ from mixdpo.run.config import (
     reward_model_files,
 )
 from mixdpo.run.judge import Judge
+from mixdpo.run.kinds import MEASURES
 
 RESERVED = (
     "gate",
@@ -241,19 +242,6 @@ def _check_row(config: dict, name: str, method: str, decoding: str, where: str, 
         )
 
 
-MEASURES = {
-    "reward": ("policy", "baseline", "reward"),
-    "style_recovery": ("policy",),
-    "posterior_spread": ("policy",),
-    "posterior_by_domain": ("policy", "domains"),
-    "weights_by_domain": ("policy", "domains"),
-    "heads_told_by_words": ("policy",),
-    "heads_told_by_parameters": ("policy", "rows_per_head", "neighbours"),
-    "gate_accuracy": ("policy", "domains"),
-    "pretrained_gate_accuracy": ("policy", "domains", "split"),
-    "win_rate": ("policy", "decoding", "opponent"),
-}
-"""What a claim can be about → the keys that its row needs. The functions are in `mixdpo/paper/claims.py`."""
 TESTS = {"greater": (), "less": (), "equal": ("target", "margin"), "none": ()}
 """Direction of a claim → the keys that its row needs; `none` is a claim that no run here tests."""
 
@@ -301,12 +289,12 @@ def _check_experts(config: dict, table: dict, experiment: str, method: str, wher
             f"({', '.join(domains)}), on which the gate is pretrained, found {experts}; set experts.heads or "
             "experts.models"
         )
-    if table["kind"] == "specialisation" and heads < 2:
+    if table["kind"] == "posteriors" and heads < 2:
         raise UserError(
             f"policies.methods.{method}.experts.heads: expected at least 2, whose parameters {where} draws, found "
             f"{heads}; raise it"
         )
-    if table["kind"] in ("specialisation", "words", "tasks", "user_map") and not 2 <= experts <= 4:
+    if table["kind"] in ("posteriors", "words", "tasks", "user_map") and not 2 <= experts <= 4:
         raise UserError(
             f"policies.methods.{method}: expected 2 to 4 experts, which {where} can draw, found {experts}; change it"
         )

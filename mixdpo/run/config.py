@@ -4,12 +4,10 @@ from pathlib import Path
 
 from mixdpo.errors import UserError
 from mixdpo.fields import merged
+from mixdpo.run.kinds import KINDS
 from mixdpo.run.published import resolved
 from mixdpo.run.settings import completed
 from mixdpo.run.yaml import read, shipped
-
-FIGURES = ("specialisation", "words", "tasks", "confusion", "user_map")
-"""Kinds that are drawn; the others are tables."""
 
 
 def configuration(run: str = "", overlay: str = "") -> dict:
@@ -180,7 +178,7 @@ def left_out(config: dict) -> set[str]:
 
 
 def is_figure(table: dict) -> bool:
-    return table["kind"] in FIGURES
+    return KINDS[table["kind"]].figure
 
 
 def experiments_of(table: dict) -> list[str]:

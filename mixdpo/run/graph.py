@@ -22,6 +22,7 @@ from mixdpo.run.config import (
     spec,
 )
 from mixdpo.run.differences import differences
+from mixdpo.run.kinds import KINDS, SAMPLES
 from mixdpo.run.published import sources_of
 
 PUBLISHED = Path("workflow/published")  # relative, as manifests record it
@@ -31,29 +32,6 @@ TEXTS = {  # of the page of a run, by input name
     "notes": "docs/replication-notes.md",
 }
 PAPER = "config/paper.yaml"  # the paper's own experiment, which the page compares the run with
-SAMPLES = ("completions", "rewards", "policies")
-NEEDS = {  # kind of table or figure → stages of its policies, stages of its experiments
-    "rewards": (SAMPLES, ()),
-    "alignment": (SAMPLES, ()),
-    "best_heads": (SAMPLES, ()),
-    "gates": (("completions",), ("gates",)),
-    "validity": ((), ()),
-    "perplexity": ((), ("sft",)),
-    "preferences": ((), ("preferences",)),
-    "specialisation": (("policies",), ("sft",)),
-    "words": (("completions", "policies"), ()),
-    "tasks": (("completions", "policies"), ()),
-    "confusion": (("completions",), ()),
-    "comparisons": (SAMPLES, ()),
-    "claims": ((*SAMPLES, "judgements"), ("sft", "gates")),
-    "sensitivity": (SAMPLES, ("sft", "gates")),
-    "compute": ((), ()),
-    "win_rates": (("judgements", "completions"), ()),
-    "length_bias": (("judgements",), ()),
-    "users": (("completions", "policies"), ("preferences",)),
-    "user_map": (("policies",), ()),
-    "ablations": (SAMPLES, ()),
-}
 
 
 def results(config: dict) -> str:
@@ -93,11 +71,10 @@ def table_inputs(config: dict, tables: dict[str, dict], name: str) -> dict[str, 
     if name == "index":
         return page_inputs(config, tables)
     table, run = tables[name], results(config)
-    of_policies, of_experiments = NEEDS[table["kind"]]
+    kind = KINDS[table["kind"]]
     inputs = {source: str(PUBLISHED / f"{source}.yaml") for source in sources_of(table)}
     inputs["published"] = str(PUBLISHED / f"{name}.yaml")
-    if table["kind"] == "validity":
-        inputs["validity"] = f"{run}/validity/manifest.json"
+    inputs |= {stage: f"{run}/{stage}/manifest.json" for stage in kind.run}
     if table["kind"] == "compute":
         others = {n: t for n, t in tables.items() if t["kind"] != "compute"}
         manifests = [path for path in targets(config, others) if path.startswith(run)]
@@ -105,16 +82,16 @@ def table_inputs(config: dict, tables: dict[str, dict], name: str) -> dict[str, 
     for experiment in experiments_of(table):
         methods = [method for method in methods_of(table, experiment) if method != "reference"]
         gated = any(is_gated(config, method) for method in methods)
-        stages = [stage for stage in of_experiments if stage != "gates" or gated]
+        stages = [stage for stage in kind.experiments if stage != "gates" or gated]
         inputs |= {f"{stage}:{experiment}": f"{run}/{stage}/{experiment}/manifest.json" for stage in stages}
         for policy in policies_behind(config, table, experiment):
-            inputs |= policy_inputs(config, experiment, policy, of_policies)
+            inputs |= policy_inputs(config, experiment, policy, kind.policies)
     return inputs
 
 
 def records(config: dict, tables: dict[str, dict], name: str) -> dict[str, str]:
     """The run records that a table of times reads where they are, named after its inputs."""
-    if tables[name]["kind"] not in ("compute", "ablations"):
+    if not KINDS[tables[name]["kind"]].records:
         return {}
     inputs = table_inputs(config, tables, name).items()
     manifests = {n: path for n, path in inputs if path.startswith(results(config))}

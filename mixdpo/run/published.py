@@ -1,5 +1,22 @@
 """The paper as data: tables that take their rows and published values from other tables."""
 
+from pathlib import Path
+
+
+
+def opened(published: Path, artifacts: dict[str, Path]) -> tuple[dict, dict[str, Path]]:
+    """What a table or figure is made from: its form, and its artifacts without the other tables that the form names.
+
+    The form is resolved, and lists of `experiments` those alone that it has artifacts of.
+    """
+    form = read(published)
+    others = {name: read(artifacts[name]) for name in sources_of(form)}
+    form, folders = resolved(form, others), {name: path for name, path in artifacts.items() if name not in others}
+    if "experiments" in form:
+        known = {name.partition(":")[2].partition("/")[0] for name in folders}
+        form["experiments"] = [experiment for experiment in form["experiments"] if experiment in known]
+    return form, folders
+
 
 def sources_of(table: dict) -> list[str]:
     """The other tables that a table takes rows (`rows_of`) or published cells (`cells_of`) from."""

@@ -1,15 +1,18 @@
 """Judgements: a policy's completions against those of other policies, every pair judged in both orders."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from mixdpo.data.statistics import mean_and_se
 from mixdpo.errors import UserError
-from mixdpo.method.runtime import Runtime
 from mixdpo.provenance.artifact import write_json
 from mixdpo.stages.judges import Comparison, build
+
+if TYPE_CHECKING:
+    from mixdpo.method.runtime import Runtime
 
 PAIR = ["decoding", "opponent", "prompt_id", "user", "style"]
 SCORES = {"win": 1.0, "loss": 0.0, "tie": 0.5, "failed": float("nan")}
@@ -67,7 +70,7 @@ def judgements(
     out: Path,
     spec: dict,
     *,
-    runtime: Runtime,
+    runtime: "Runtime",
     resume: Path,
     policy: Path,
     **others: Path,

@@ -1,0 +1,172 @@
+"""Kinds of tables, figures and claims, each registered once.
+
+Importing this imports none of the code that makes them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+SAMPLES = ("completions", "rewards", "policies")
+
+
+def within(artifacts: dict[str, Path], experiment: str | None) -> dict[str, Path]:
+    """The artifacts of one experiment, its policies named `stage:policy`; all of them if it is None."""
+    if experiment is None:
+        return artifacts
+    parts = {name: name.partition(":") for name in artifacts}
+    own = {name: rest.removeprefix(f"{experiment}/") for name, (_, _, rest) in parts.items()}
+    return {f"{parts[name][0]}:{rest}": artifacts[name] for name, rest in own.items()}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What makes a kind of table or figure: `function` of `module`, from its published form and its artifacts.
+
+    It reads what the stages in `policies` made of each of its policies, those in `experiments` of each experiment,
+    those in `run` of the run, and the run records beside these if `records`. `statistic` says what its numbers are.
+    """
+
+    module: str
+    function: str
+    policies: tuple[str, ...] = ()
+    experiments: tuple[str, ...] = ()
+    run: tuple[str, ...] = ()
+    records: bool = False
+    statistic: str = ""
+    figure: bool = False
+
+    def load(self) -> Callable:
+        return getattr(import_module(self.module), self.function)
+
+    def make(self, form: dict, artifacts: dict[str, Path]) -> Any:
+        """A `Table`, or a figure and the frame of what it draws. `artifacts` are named as in `graph.table_inputs`."""
+        return self.load()(form, within(artifacts, form.get("experiment")))
+
+
+KINDS = {
+    "rewards": Kind(
+        "mixdpo.paper.rewards",
+        "rewards_table",
+        policies=SAMPLES,
+        statistic="mean over test prompts ± SD/√n, each prompt's score first averaged over training seeds",
+    ),
+    "alignment": Kind(
+        "mixdpo.paper.rewards",
+        "alignment_table",
+        policies=SAMPLES,
+        statistic="mean over test prompts ± SD/√n of the difference to the reference on the same prompt",
+    ),
+    "best_experts": Kind(
+        "mixdpo.paper.rewards",
+        "best_experts_table",
+        policies=SAMPLES,
+        statistic="mean over test prompts ± SD/√n of the difference to the baseline on the same prompt",
+    ),
+    "comparisons": Kind(
+        "mixdpo.paper.comparisons",
+        "comparisons_table",
+        policies=SAMPLES,
+        statistic="difference to the baseline on the same prompts: mean ± SD/√n, bootstrap interval, Wilcoxon p",
+    ),
+    "claims": Kind(
+        "mixdpo.paper.claims",
+        "claims_table",
+        policies=(*SAMPLES, "judgements"),
+        experiments=("sft", "gates"),
+        statistic="effect ± SE with its 95 % interval; p corrected by Holm for all claims that are tested",
+    ),
+    "sensitivity": Kind(
+        "mixdpo.paper.claims",
+        "sensitivity_table",
+        policies=SAMPLES,
+        experiments=("sft", "gates"),
+        statistic="effect of a claim under a setting; verdicts corrected by Holm within the setting",
+    ),
+    "ablations": Kind(
+        "mixdpo.paper.ablations",
+        "ablations_table",
+        policies=SAMPLES,
+        records=True,
+        statistic="mean over test prompts ± SD/√n; entropies over test prompts or validation triplets",
+    ),
+    "win_rates": Kind(
+        "mixdpo.paper.users",
+        "win_rates_table",
+        policies=("judgements", "completions"),
+        statistic="mean over pairs ± SD/√n, each the mean of its two orders, a tie half a win; KL over test prompts",
+    ),
+    "length_bias": Kind(
+        "mixdpo.paper.users",
+        "length_bias_table",
+        policies=("judgements",),
+        statistic="mean over the pairs of that length ± SD/√n, a tie half a win",
+    ),
+    "users": Kind(
+        "mixdpo.paper.users",
+        "users_table",
+        policies=("completions", "policies"),
+        experiments=("preferences",),
+        statistic="share ± √(p(1 − p)/n), or mean over test prompts ± SD/√n",
+    ),
+    "gates": Kind(
+        "mixdpo.paper.runs",
+        "gates_table",
+        policies=("completions",),
+        experiments=("gates",),
+        statistic="share of prompts ± its standard error",
+    ),
+    "validity": Kind(
+        "mixdpo.paper.runs",
+        "validity_table",
+        run=("validity",),
+        statistic="area under the ROC curve, or share of pairs ordered rightly",
+    ),
+    "perplexity": Kind(
+        "mixdpo.paper.runs",
+        "perplexity_table",
+        experiments=("sft",),
+        statistic="exp of the mean negative log-likelihood per token",
+    ),
+    "preferences": Kind(
+        "mixdpo.paper.runs",
+        "preferences_table",
+        experiments=("preferences",),
+        statistic="counts, and shares of the pairs that neither style ties",
+    ),
+    "compute": Kind(
+        "mixdpo.paper.runs",
+        "compute_table",
+        records=True,
+        statistic="sums over jobs, and the largest resident set of one",
+    ),
+    "posteriors": Kind("mixdpo.paper.figures", "posteriors", ("policies",), ("sft",), figure=True),
+    "words": Kind("mixdpo.paper.figures", "words", ("completions", "policies"), figure=True),
+    "tasks": Kind("mixdpo.paper.figures", "tasks", ("completions", "policies"), figure=True),
+    "confusion": Kind("mixdpo.paper.figures", "confusion", ("completions",), figure=True),
+    "user_map": Kind("mixdpo.paper.figures", "user_map", ("policies",), figure=True),
+}
+"""Name in the published form → kind."""
+
+MEASURES = {
+    "reward": ("policy", "baseline", "reward"),
+    "style_recovery": ("policy",),
+    "posterior_spread": ("policy",),
+    "posterior_by_domain": ("policy", "domains"),
+    "weights_by_domain": ("policy", "domains"),
+    "heads_told_by_words": ("policy",),
+    "heads_told_by_parameters": ("policy", "rows_per_head", "neighbours"),
+    "gate_accuracy": ("policy", "domains"),
+    "pretrained_gate_accuracy": ("policy", "domains", "split"),
+    "win_rate": ("policy", "decoding", "opponent"),
+}
+"""What a claim can be about → the keys that its row needs. Its function in `mixdpo.paper.measures` has that name."""
+
+EXPERIMENTS = {"multi_reward": "movie reviews, three rewards", "multi_task": "movies and books", "multi_user": "users"}
+
+
+def in_words(name: str) -> str:
+    """An experiment, style, reward or stage as it is printed."""
+    return EXPERIMENTS.get(name, name.replace("_", " "))
