@@ -1,8 +1,11 @@
 """The numbers that the figures draw, worked by hand on artifacts of a few rows, and their files."""
 
+import json
 import re
+from itertools import combinations
 from pathlib import Path
 
+import matplotlib.text
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,20 +15,17 @@ from matplotlib.colors import to_rgba
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from mixdpo.paper import figures as drawing
-from mixdpo.paper.figures import (
-    best_rewards,
-    confusion,
-    document_frequencies,
-    figures,
-    head_differences,
-    head_map,
-    log_odds_z,
-    posterior_curves,
-    tasks,
-    words,
-    words_of,
-)
+from mixdpo.method.language import load_language_model
+from mixdpo.method.policy import Policy
+from mixdpo.paper.figures import figures
+from mixdpo.paper.figures import forest as forests
+from mixdpo.paper.figures.confusion import confusion, ink
+from mixdpo.paper.figures.forest import forest
+from mixdpo.paper.figures.posteriors import head_map, posterior_curves, posteriors
+from mixdpo.paper.figures.style import GREY, WIDTH
+from mixdpo.paper.figures.tasks import tasks
+from mixdpo.paper.figures.words import best_styles, document_frequencies, flow, log_odds_z, words, words_of
+from mixdpo.paper.scores import learned_differences
 from mixdpo.run.config import methods_of
 from mixdpo.run.kinds import KINDS
 
@@ -52,12 +52,19 @@ def policy(folder: Path, heads: int, reference: Path, w: np.ndarray, step: int =
     generator = torch.Generator().manual_seed(0)
     noise = [torch.randn(weight.shape, generator=generator) for _ in range(heads)]
     save_file({f"heads.{k}": weight + noise[k] for k in range(heads)}, folder / "model" / "mixture.safetensors")
+    record(folder, perturbation=0.1, seed=0)
     prompts = pd.DataFrame({"prompt_id": range(2 * n), "domain": np.repeat(["movie", "book"], n)})
     prompts.join(pd.DataFrame(w[:, order]).add_prefix("w")).to_parquet(folder / "weights.parquet")
     texts = [prompts.assign(decoding=f"expert{k}", completion=TEXTS[j] * 3) for j, k in enumerate(order)]
     texts.append(prompts.assign(decoding="token", completion=" Nobody counts this."))
     pd.concat(texts).assign(prompt="It").to_parquet(folder / "completions.parquet")
     return folder
+
+
+def record(folder: Path, perturbation: float, seed: int) -> None:
+    """What a policy's manifest says of its start."""
+    spec = {"spec": {"experts": {"perturbation": perturbation}, "seed": seed}}
+    (folder / "manifest.json").write_text(json.dumps(spec))
 
 
 MOVIE_FIRST = np.array([[0.9, 0.1], [0.7, 0.3], [0.4, 0.6], [0.2, 0.8]])
@@ -104,23 +111,38 @@ def test_posterior_curves(tmp_path):
         artifacts[f"policies:m/seed{seed}"] = tmp_path / str(seed)
     points, window = posterior_curves({"rows": [{"policy": "m"}], "smoothing": 0.5}, artifacts, ["joy"])
     head = points[points["head"] == 0]
-    assert window == 2 and head["x"].tolist() == [2, 3, 4] and set(head["panel"]) == {"a"}
-    assert head["y"].tolist() == [0.75, 1.0, 0.5] and set(head["series"]) == {"joy"}
+    assert window == 2 and head["x"].tolist() == [2, 3, 4]
+    assert head["y"].tolist() == [0.75, 1.0, 0.5] and set(head["label"]) == {"joy"}
     assert head["sd"].tolist() == pytest.approx([np.sqrt(0.125), 0, np.sqrt(0.5)]) and set(head["seeds"]) == {2}
     assert points.loc[points["head"] == 1, "y"].tolist() == [9.0] * 3
 
 
-def test_mixture_weight_bars(moe):
-    """Head 0 on movies: 0.9 and 0.7 in seed 0, 0.02 more in seed 1: mean 0.81, SE 0.1 over two prompts."""
+def test_a_panel_of_posteriors_is_a_style(tmp_path, model_folder):
+    """Lines are heads, whose weights differ, not styles, which may coincide; how much was learned is printed."""
+    figure, numbers = posteriors(published("figure1", rows_per_head=20), mix(tmp_path, 3, model_folder))
+    curves = numbers[numbers["x"].notna() & numbers["seeds"].notna()]
+    heads = curves.groupby("panel")["series"].unique().map(list).to_dict()
+    assert heads == {panel: ["Head 0", "Head 1", "Head 2"] for panel in "abc"}
+    axes = figure.subfigs[0].axes
+    assert [axis.get_title() for axis in axes] == ["(a) Sentiment", "(b) Informativeness", "(c) Grammar"]
+    rms = numbers[numbers["series"].str.startswith("root mean square")].set_index("series")["y"]
+    ratio = 100 * rms["root mean square, learned"] / rms["root mean square, injected"]
+    assert f"RMS: {ratio:.2g} %" in figure.subfigs[1].axes[0].get_title()
+
+
+def test_mixture_weights(moe):
+    """Expert 0 on movies: 0.9 and 0.7 in seed 0, 0.02 more in seed 1: mean 0.81, SE 0.1; t of one degree is 12.7."""
     _, numbers = tasks(published("figure3"), moe)
-    bars = numbers[numbers["panel"] == "c"].set_index(["series", "x"])
-    assert bars.loc[("Head 0", "movie"), ["y", "se", "n"]].tolist() == pytest.approx([0.81, 0.1, 2])
-    assert bars.loc[("Head 1", "book"), ["y", "se", "n"]].tolist() == pytest.approx([0.69, 0.1, 2])
+    means = numbers[numbers["panel"] == "b"].set_index(["head", "x"])
+    movie, book = (means.loc[(0, domain), ["y", "se", "low", "high", "n"]].tolist() for domain in ("movie", "book"))
+    assert movie == pytest.approx([0.81, 0.1, 0.81 - 1.2706, 0.81 + 1.2706, 2], abs=1e-4)
+    assert book[:2] == pytest.approx([0.31, 0.1])
+    assert set(numbers["head"]) == {0}, "expert 1 has the rest"
     assert set(numbers.loc[numbers["panel"] == "a", "series"]) == {"movie", "book"}
 
 
 def test_confusion(moe):
-    """Frozen: one of two right in either domain; learned: all. Right per prompt (1, 0, 0, 1), difference (0, 1, 1, 0)."""
+    """Frozen: one of two right in either domain; learned: all. By prompt (1, 0, 0, 1) right, (0, 1, 1, 0) gained."""
     one_seed = {name: folder for name, folder in moe.items() if not name.endswith("moe_case1/seed1")}
     _, numbers = confusion(published("figure4"), one_seed)
     assert numbers["prompts"].tolist()[:8] == [1, 1, 1, 1, 2, 0, 0, 2]
@@ -137,8 +159,21 @@ def test_confusion_counts_every_seed(moe):
     assert learned["prompts"].tolist() == [2, 2, 2, 2] and set(learned["accuracy"]) == {0.5}
 
 
+@pytest.mark.parametrize("grey", np.linspace(0, 1, 21))
+def test_text_is_legible_on_every_grey(grey):
+    linear = grey / 12.92 if grey <= 0.04045 else ((grey + 0.055) / 1.055) ** 2.4
+    contrast = (linear + 0.05) / 0.05 if ink([grey] * 3) == "black" else 1.05 / (linear + 0.05)
+    assert contrast >= 4.5
+
+
 def test_words_of_leaves_out_what_may_be_cut():
     assert words_of("The aud", "ience don't like it. Rome’s fire was bri") == {"don't", "like", "Rome's", "fire", "was"}
+
+
+def test_words_of_takes_no_fragment():
+    """Beside a digit, an underscore, a soft hyphen or a lost character stands a part of a word; compounds are whole."""
+    text = "1930ies w_ary mil\xaditary lit\ufffderal first-rate -ish 'fine' (dogs') end."
+    assert words_of("", text) == {"first-rate", "fine", "dogs", "end"}
 
 
 def test_document_frequencies_keep_names():
@@ -157,11 +192,12 @@ def test_log_odds():
 
 
 def test_a_word_of_one_head_tops_its_list(tmp_path, model_folder):
-    _, numbers = words(published("figure2", z=1), mix(tmp_path, 3, model_folder))
+    figure, numbers = words(published("figure2", z=1), mix(tmp_path, 3, model_folder))
     top = numbers.groupby("series").first()
     assert top.loc["Head 1", "word"] in {"Set", "Rome", "Solomon"} and "Nobody" not in set(numbers["word"])
     assert set(numbers.loc[numbers["series"] == "Head 2", "word"]) == {"story", "ends"}
     assert top[["completions", "of", "other_completions", "other_of"]].to_numpy().tolist() == [[24, 24, 0, 48]] * 3
+    assert figure.get_figwidth() == WIDTH
     assert top["responsible_for"].tolist() == REWARDS and top["q"].tolist() == pytest.approx([0.41] * 3)
 
 
@@ -170,14 +206,37 @@ def test_heads_without_words_of_their_own_say_so(tmp_path, model_folder):
     assert len(numbers) > 4
     titles = [axis.get_title() for axis in figure.axes]
     assert all(re.search(r"\n0 of \d+ words at \$z\$ > 99$", title) for title in titles)
-    assert {patch.get_facecolor() for axis in figure.axes for patch in axis.patches} == {to_rgba(drawing.GREY)}
+    assert {patch.get_facecolor() for axis in figure.axes for patch in axis.patches} == {to_rgba(GREY)}
 
 
-def test_no_reward_stands_out_of_noise(tmp_path):
+def test_rare_words_are_left_out(tmp_path, model_folder):
+    """Each of 72 completions holds its own words only: those of one head are in 24, a third."""
+    artifacts = mix(tmp_path, 3, model_folder)
+    assert len(words(published("figure2", at_least=1 / 3), artifacts)[1])
+    assert not len(words(published("figure2", at_least=0.34), artifacts)[1])
+
+
+def test_words_do_not_touch():
+    """Outlines lie within the width, apart by at least 2 points, in the order of z."""
+    weights = pd.Series({"Lebowski": 9.0, "Solomon": 5.0, "ordinary": 4.0, "pity": 3.0, "joy": 2.5, "gay": 0.1})
+    places, height = flow(weights, 110)
+    boxes = []
+    for path, x, y in places:
+        ink = path.get_extents()
+        boxes.append((x + ink.x0, y - ink.y1, x + ink.x1, y - ink.y0))
+    assert all(left >= -1e-9 and right <= 110 and top >= 0 and bottom <= height for left, top, right, bottom in boxes)
+    for one, two in combinations(boxes, 2):
+        across = max(one[0], two[0]) - min(one[2], two[2])
+        down = max(one[1], two[1]) - min(one[3], two[3])
+        assert max(across, down) >= 2
+    assert [y for *_, y in places] == sorted(y for *_, y in places)
+
+
+def test_no_style_stands_out_of_noise(tmp_path):
     q = {"q0": [0.5, 0.3, 0.49, 0.31]}
     pd.DataFrame({"style": ["joy", "joy", "awe", "awe"]} | q).to_parquet(tmp_path / "responsibilities.parquet")
     table = {"rows": [{"policy": "m"}], "rewards": ["joy", "awe"]}
-    assert best_rewards(table, {"policies:m/seed0": tmp_path}, {"m/seed0": [0]}) == [None]
+    assert best_styles(table, {"policies:m/seed0": tmp_path}, {"m/seed0": [0]}) == [None]
 
 
 def test_head_map_takes_the_rows_that_differ_most(tmp_path, model_folder):
@@ -187,11 +246,117 @@ def test_head_map_takes_the_rows_that_differ_most(tmp_path, model_folder):
     places = head_map(differences, {"rows_per_head": 2, "perplexity": 30, "seed": 0})
     assert places["token"].tolist() == [3, 7, 3, 7] and places["head"].tolist() == [0, 0, 1, 1]
     assert np.isfinite(places[["x", "y"]]).all(axis=None)
-    weight = AutoModelForCausalLM.from_pretrained(model_folder).get_output_embeddings().weight.detach()
-    (tmp_path / "model").mkdir()
-    save_file({f"heads.{k}": weight + k for k in range(2)}, tmp_path / "model" / "mixture.safetensors")
-    found = head_differences(tmp_path, model_folder.parent)
-    assert found == pytest.approx(np.broadcast_to([[[0.0]], [[1.0]]], found.shape), abs=1e-6)
+
+
+def test_learned_differences(tmp_path, model_folder, runtime):
+    """Heads as they start have learned nothing; what training adds is found again, whatever was injected."""
+    policy = Policy.from_language_model(load_language_model(model_folder, runtime), shared_heads=2)
+    reference = policy.heads[0].weight.detach().clone()
+    policy.perturb(0.3, seed=5)
+    start = torch.stack([head.weight.detach() for head in policy.heads])
+    update = torch.zeros_like(start)
+    update[1, 7] = 0.25
+    for name, heads in ("start", start), ("trained", start + update):
+        (tmp_path / name / "model").mkdir(parents=True)
+        save_file({f"heads.{k}": heads[k].clone() for k in (0, 1)}, tmp_path / name / "model" / "mixture.safetensors")
+        record(tmp_path / name, perturbation=0.3, seed=5)
+    learned, injected = learned_differences(tmp_path / "start", model_folder.parent)
+    assert not learned.any() and np.array_equal(injected, (start - reference).numpy())
+    rms = float(reference.square().mean().sqrt())
+    assert np.sqrt(np.mean(injected**2)) == pytest.approx(0.3 * rms, rel=0.02)
+    learned, _ = learned_differences(tmp_path / "trained", model_folder.parent)
+    assert learned == pytest.approx(update.numpy(), abs=1e-6)
+
+
+CLAIMED = [
+    {"claim": "gain", "reward": "joy", "test": "greater"},
+    {"claim": "same", "reward": "joy", "test": "equal", "target": 0, "margin": 0.2},
+    {"claim": "far", "reward": "joy", "test": "greater"},
+    {"claim": "told", "measure": "gate_accuracy", "test": "equal", "target": 0.65, "margin": 0.05},
+    {"claim": "later", "test": "none"},
+]
+JUDGED = pd.DataFrame(
+    {
+        "claim": ["gain", "same", "far", "told", "later"],
+        "text": ["More joy", "As much joy", "Much joy", "The gate is right", "It is stable"],
+        "where": "section 4",
+        "effect": [0.1, -0.02, 3.0, 0.6, np.nan],
+        "low": [0.05, -0.1, 2.0, 0.5, np.nan],
+        "high": [0.15, 0.06, 4.0, 0.7, np.nan],
+        "unit": [0.5, 0.5, 1.0, 1.0, np.nan],
+        "published": [0.2, 0.0, np.nan, 0.65, np.nan],
+        "published_sigma": [0.3, 0.0, np.nan, np.nan, np.nan],
+        "verdict": ["supported", "undecided", "supported", "not supported", "not tested"],
+    }
+)
+
+
+def drawn_forest(monkeypatch):
+    monkeypatch.setattr(forests, "judged", lambda table, rows, artifacts: JUDGED)
+    groups = [{"name": "Joy", "claims": {"same": "as much", "gain": "more"}}]
+    return forest({"rows": CLAIMED, "groups": groups, "limits": {"sigma": [-0.6, 0.6], "share": [-0.1, 0.7]}}, {})
+
+
+def test_forest_draws_the_numbers_of_the_claims(monkeypatch):
+    """In σ an effect is divided by the SD, 0.5, the published one by the paper's own; shares stay as they are."""
+    figure, numbers = drawn_forest(monkeypatch)
+    lines = numbers.set_index("claim")
+    assert lines.index.tolist() == ["same", "gain", "far", "told", "later"], "groups first, nothing left out"
+    sigma = ["effect_sigma", "low_sigma", "high_sigma", "published_sigma"]
+    assert lines.loc["gain", sigma].tolist() == pytest.approx([0.2, 0.1, 0.3, 0.3])
+    assert lines.loc["same", [*sigma, "margin"]].tolist() == pytest.approx([-0.04, -0.2, 0.12, 0.0, 0.4])
+    assert lines.loc["told", ["effect_share", "low_share", "high_share", "published_share"]].tolist() == [
+        0.6,
+        0.5,
+        0.7,
+        0.65,
+    ]
+    assert lines.loc["told", sigma].isna().all() and lines.loc["later", "verdict"] == "not tested"
+    assert lines["label"].tolist() == ["as much", "more", "Much joy", "The gate is right", "It is stable"]
+    assert lines["group"].tolist() == ["Joy", "Joy", *["Further claims"] * 3]
+    assert lines["panel"].tolist() == ["a", "a", "a", "b", ""]
+    drawn = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert drawn == pytest.approx([0.2]), "the effect beyond the axis is an arrow"
+    texts = [text.get_text() for axis in figure.axes for text in axis.texts] + [
+        text.get_text() for text in figure.texts
+    ]
+    assert "+3.00" in texts and "Not tested (section 4): It is stable" in texts
+
+
+def test_verdicts_differ_without_colour():
+    markers = [marker for marker, _ in forests.VERDICTS.values()]
+    assert len(set(markers)) == len(markers) and forests.PUBLISHED["marker"] not in markers
+
+
+def test_forest_names_every_claim_and_fits_a_readme(monkeypatch):
+    """At 900 pixels the type of 6.5 points has 11.6 of them; the claims of claims.yaml make at most 1,100 pixels."""
+    table, claims = published("forest"), published("claims")["rows"]
+    named = [claim for group in table["groups"] for claim in group["claims"]]
+    assert sorted(named) == sorted(row["claim"] for row in claims)
+    cells = pd.DataFrame(claims).reindex(columns=["claim", "text", "where", "test"])
+    values = dict.fromkeys(("effect", "low", "high", "published", "published_sigma"), 0.1) | {"unit": 1.0}
+    cells = cells.assign(**values, verdict=np.where(cells["test"] == "none", "not tested", "undecided"))
+    monkeypatch.setattr(forests, "judged", lambda table, rows, artifacts: cells)
+    figure, numbers = forest(table | {"rows": claims}, {})
+    assert 900 * figure.get_figheight() / figure.get_figwidth() <= 1100 and figure.get_figwidth() == WIDTH
+    assert len(numbers) == len(claims) and not (numbers["group"] == "Further claims").any()
+    sizes = [
+        text.get_fontsize() for axis in figure.axes for text in axis.findobj(matplotlib.text.Text) if text.get_text()
+    ]
+    assert min(sizes) >= 6
+
+
+def test_forest_is_the_same_bytes_twice(tmp_path, runtime, monkeypatch):
+    """Its sources are the tables that the claims come from, beside it under their own names."""
+    monkeypatch.setattr(forests, "judged", lambda table, rows, artifacts: JUDGED)
+    claims, source = tmp_path / "claims.yaml", tmp_path / "forest.yaml"
+    claims.write_text(yaml.safe_dump({"rows": CLAIMED}))
+    source.write_text(yaml.safe_dump(published("forest", cells_of=[])))
+    for out in (tmp_path / "first", tmp_path / "second"):
+        out.mkdir()
+        figures(out, {"table": "forest"}, runtime=runtime, resume=tmp_path, published=source, claims=claims)
+    first, second = ({f.name: f.read_bytes() for f in (tmp_path / out).iterdir()} for out in ("first", "second"))
+    assert first == second and set(first) == {f"forest.{suffix}" for suffix in ("png", "pdf", "csv")}
 
 
 @pytest.mark.parametrize(
@@ -219,8 +384,7 @@ def test_files_are_the_same_bytes_twice(tmp_path, runtime, model_folder, moe, na
 def test_published_figures_are_known():
     for name in ("figure1", "figure2", "figure3", "figure4"):
         table = published(name)
-        assert (
-            KINDS[table["kind"]].figure
-            and methods_of(table, table["experiment"])
-            and table["where"].startswith(f"Figure {name[-1]}")
-        )
+        assert KINDS[table["kind"]].figure and methods_of(table, table["experiment"])
+        assert table["where"].startswith(f"Figure {name[-1]}")
+    table = published("forest")
+    assert KINDS[table["kind"]].figure and table["where"].startswith("ours")

@@ -10,7 +10,8 @@ import yaml
 from conftest import shown
 
 from mixdpo.paper.ablations import ablations_table, entropy, seconds_per_step
-from mixdpo.paper.figures import figures, principal_components, user_map, user_rewards
+from mixdpo.paper.figures import figures
+from mixdpo.paper.figures.users import principal_components, user_map, user_rewards
 from mixdpo.paper.measures import win_rate
 from mixdpo.paper.tables import tables
 from mixdpo.paper.users import contradictions, length_bias_table, users_table, win_rates_table

@@ -56,19 +56,19 @@ def test_tables_are_there(project):
 
 
 def test_figures_are_there(project):
-    for name in ("figure1", "figure2", "figure3", "figure4", "poster_figure"):
+    for name in ("figure1", "figure2", "figure3", "figure4", "poster_figure", "forest"):
         for suffix in ("png", "pdf", "csv"):
             assert (project / f"paper_tables/tiny/{name}.{suffix}").stat().st_size > 100
 
 
 def test_page_is_there(project):
     page = (project / "paper_tables/tiny/index.html").read_text()
-    assert len(page) < 5e6 and 'id="table1"' in page and 'id="claims"' in page and page.count("data:image/png") == 5
+    assert len(page) < 5e6 and 'id="table1"' in page and 'id="claims"' in page and page.count("data:image/png") == 6
 
 
 def test_every_job_left_its_record_and_benchmark(project):
     runs = project / "results/tiny/runs"
-    assert len(list(runs.glob("*.json"))) == len(list(runs.rglob("*.tsv"))) == 80
+    assert len(list(runs.glob("*.json"))) == len(list(runs.rglob("*.tsv"))) == 81
 
 
 def test_second_call_has_nothing_to_do(project):
@@ -82,7 +82,7 @@ def test_an_evaluation_setting_reruns_evaluations_and_tables(project, tmp_path):
     overlay = tmp_path / "edited.yaml"
     overlay.write_text((project / "tests/tiny.yaml").read_text().replace("prompts: 40", "prompts: 39"))
     counts = jobs(project, config=str(overlay))
-    assert counts == {"evaluations": 11, "evaluation_rewards": 11, "tables": 11, "figures": 3, "page": 1}
+    assert counts == {"evaluations": 11, "evaluation_rewards": 11, "tables": 11, "figures": 4, "page": 1}
 
 
 def edited(project: Path, name: str, old: str, new: str):
@@ -114,7 +114,7 @@ def test_a_line_of_a_reward_reruns_rewards_and_what_follows(project):
         "evaluations": 9,  # those of the reference stay
         "evaluation_rewards": 11,
         "tables": 13,  # perplexity stays
-        "figures": 4,
+        "figures": 5,
         "page": 1,
     }
 
@@ -128,7 +128,7 @@ def test_a_second_seed_adds_one_policy_a_method(project, tmp_path):
         "evaluation_rewards": 9,
         "judgements": 1,
         "tables": 14,
-        "figures": 5,
+        "figures": 6,
         "page": 1,
     }
 

@@ -80,13 +80,13 @@ def judged(form: dict, rows: list[dict], artifacts: dict[str, Path]) -> pd.DataF
         line |= {"published": value, "published_sigma": deviations}
         line["shown_published"] = show_claim(row, value, se, deviations)
         if row["test"] == "none":
-            line |= dict.fromkeys(("effect", "se", "low", "high", "p", "n", "size", *IN_SIGMA[:3]), np.nan)
+            line |= dict.fromkeys(("effect", "se", "low", "high", "p", "n", "size", "unit", *IN_SIGMA[:3]), np.nan)
             line["shown"] = "–"
         else:
             measure = row.get("measure", "reward")
             found, unit = getattr(measures, measure)(row, within(artifacts, row["experiment"]), form["seed"])
             size = value if "published" in row.get("of", row) else deviations * unit
-            line |= vars(found) | {"size": row.get("smallest", size)}
+            line |= vars(found) | {"size": row.get("smallest", size), "unit": unit}
             own = unit if measure == "reward" else np.nan
             line |= {f"{key}_sigma": line[key] / own for key in ("effect", "low", "high")}
             line["shown"] = show_claim(row, found.effect, found.se, line["effect_sigma"])

@@ -13,8 +13,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from mixdpo.data.statistics import Effect, paired, proportion, unpaired
 from mixdpo.paper.scores import (
-    head_differences,
     head_order,
+    learned_differences,
     moved_rows,
     per_prompt,
     policies_in,
@@ -165,12 +165,12 @@ def heads_told_by_words(row: dict, artifacts: dict[str, Path], seed: int) -> tup
 
 
 def heads_told_by_parameters(row: dict, artifacts: dict[str, Path], seed: int) -> tuple[Effect, float]:
-    """Share of rows of W_k − W_ref whose head their neighbours among other tokens tell, less chance; the first seed.
+    """Share of rows of W_k − W_k(start) whose head their neighbours among other tokens tell, less chance; first seed.
 
-    The rows are those of Figure 1b, before t-SNE.
+    The rows are those of Figure 1, right, before t-SNE.
     """
     policy, reference = policies_in(artifacts, row["policy"])[0], artifacts[f"sft:{row['experiment']}"]
-    differences = head_differences(artifacts[f"policies:{policy}"], reference)
+    differences, _ = learned_differences(artifacts[f"policies:{policy}"], reference)
     tokens, experts = moved_rows(differences, row["rows_per_head"]), len(differences)
     head, token = np.repeat(np.arange(experts), len(tokens)), np.tile(tokens, experts)
     rows, neighbours = differences[:, tokens].reshape(len(head), -1), KNeighborsClassifier(row["neighbours"])

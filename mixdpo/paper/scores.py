@@ -3,12 +3,12 @@
 `artifacts` are folders of one experiment, named `stage:policy` as `within` leaves them.
 """
 
+import json
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load_file
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics.cluster import contingency_matrix
 
@@ -84,17 +84,29 @@ def recovery(responsibilities: pd.DataFrame) -> float:
     return counts[rows, columns].sum() / counts.sum()
 
 
-def head_differences(policy: Path, reference: Path) -> np.ndarray:
-    """W_k − W_ref of every expert that is an output layer on the shared encoder: (K, V, d)."""
-    from transformers import AutoModelForCausalLM  # four seconds that most tables do without
+def learned_differences(policy: Path, reference: Path) -> tuple[np.ndarray, np.ndarray]:
+    """What the heads on the shared encoder have learned, W_k − W_k(start), and what was injected, W_k(start) − W_ref.
 
+    Both are (K, V, d). W_k(start) is W_ref with the noise that `Policy.perturb` adds, drawn again from the seed and
+    the perturbation that the policy's manifest records.
+    """
+    import torch  # torch and transformers take seconds that most tables do without
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    spec = json.loads((policy / "manifest.json").read_text())["spec"]
     tensors = load_file(policy / "model" / "mixture.safetensors")
-    heads = np.stack([tensors[f"heads.{k}"] for k in range(sum(name.startswith("heads.") for name in tensors))])
-    model = AutoModelForCausalLM.from_pretrained(reference / "model", dtype="float32")
-    return heads - model.get_output_embeddings().weight.detach().numpy()
+    heads = torch.stack([tensors[f"heads.{k}"] for k in range(sum(name.startswith("heads.") for name in tensors))])
+    model = AutoModelForCausalLM.from_pretrained(reference / "model", dtype=torch.float32)
+    weight = model.get_output_embeddings().weight.detach()
+    generator = torch.Generator().manual_seed(spec["seed"])
+    alpha = spec["experts"]["perturbation"] * weight.square().mean().sqrt().item()
+    noise = (torch.randn(weight.shape, generator=generator) for _ in heads)
+    start = torch.stack([weight.add(draw, alpha=alpha) for draw in noise])
+    return (heads - start).numpy(), (start - weight).numpy()
 
 
 def moved_rows(differences: np.ndarray, count: int) -> np.ndarray:
-    """The `count` tokens whose rows of W_k − W_ref, (K, V, d), have the largest mean norm over heads, in order."""
+    """The `count` tokens whose rows of W_k − W_k(start), (K, V, d), have the largest mean norm over heads, in order."""
     norms = np.linalg.norm(differences, axis=2).mean(axis=0)
     return np.sort(np.argsort(-norms, kind="stable")[:count])

@@ -20,7 +20,6 @@ from mixdpo.provenance.artifact import label, remake, sha256, verify
 from mixdpo.provenance.fingerprint import fingerprint
 from mixdpo.run.graph import job, printed, records, table_inputs, targets
 from mixdpo.run.kinds import KINDS
-from mixdpo.run.published import opened
 from mixdpo.run.stages import STAGES
 
 LISTED = 3
@@ -107,12 +106,11 @@ def remade(stage: str, table: str, inputs: dict[str, str], out: Path) -> None:
     `inputs` are those of `graph.table_inputs`, and run records.
     """
     paths = {name: Path(path).parent if is_manifest(path) else Path(path) for name, path in inputs.items()}
+    module = importlib.import_module(STAGES[stage])
     if stage == "tables":
-        module = importlib.import_module(STAGES[stage])
         module.tables(out, {"table": table}, runtime=None, resume=out, **paths)
     else:
-        form, folders = opened(paths.pop("published"), paths)
-        _, numbers = KINDS[form["kind"]].make(form, folders)
+        _, numbers = module.drawn(paths.pop("published"), paths)
         numbers.to_csv(out / f"{table}.csv", index=False)
 
 

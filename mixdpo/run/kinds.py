@@ -142,11 +142,12 @@ KINDS = {
         records=True,
         statistic="sums over jobs, and the largest resident set of one",
     ),
-    "posteriors": Kind("mixdpo.paper.figures", "posteriors", ("policies",), ("sft",), figure=True),
-    "words": Kind("mixdpo.paper.figures", "words", ("completions", "policies"), figure=True),
-    "tasks": Kind("mixdpo.paper.figures", "tasks", ("completions", "policies"), figure=True),
-    "confusion": Kind("mixdpo.paper.figures", "confusion", ("completions",), figure=True),
-    "user_map": Kind("mixdpo.paper.figures", "user_map", ("policies",), figure=True),
+    "posteriors": Kind("mixdpo.paper.figures.posteriors", "posteriors", ("policies",), ("sft",), figure=True),
+    "words": Kind("mixdpo.paper.figures.words", "words", ("completions", "policies"), figure=True),
+    "tasks": Kind("mixdpo.paper.figures.tasks", "tasks", ("completions", "policies"), figure=True),
+    "confusion": Kind("mixdpo.paper.figures.confusion", "confusion", ("completions",), figure=True),
+    "user_map": Kind("mixdpo.paper.figures.users", "user_map", ("policies",), figure=True),
+    "forest": Kind("mixdpo.paper.figures.forest", "forest", (*SAMPLES, "judgements"), ("sft", "gates"), figure=True),
 }
 """Name in the published form → kind."""
 

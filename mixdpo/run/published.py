@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mixdpo.run.yaml import read
 
 
 def opened(published: Path, artifacts: dict[str, Path]) -> tuple[dict, dict[str, Path]]:
