@@ -1,7 +1,8 @@
 """What the preference likelihood can and cannot tell about experts: evidence for docs/replication-notes.md.
 
-Every pair here is a world of its own: expert k has a free reward margin m_k on it, and three annotation styles label
-it, two one way and one the other. Margins follow the gradient of the expert losses with exact E-steps.
+Rewards are free: nothing ties one prompt to another. On a single pair, expert k has a reward margin m_k, and three
+annotation styles label the pair, two one way and one the other. Margins follow the gradient of the expert losses with
+exact E-steps.
 """
 
 import numpy as np
@@ -19,10 +20,10 @@ from mixdpo.method.losses import (
 LABELS = torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)  # two styles prefer the first text, one the second
 
 
-def converged_margins(update: str, kl_w: float, spread: float, steps: int = 1500) -> torch.Tensor:
-    """Margins (K = 3) after gradient EM with w = 1/3, from margins 0.1 apart times `spread`."""
-    margin = (torch.tensor([-0.1, 0.0, 0.1], dtype=torch.float64) * spread).requires_grad_()
-    log_w = torch.full((3, 3), -np.log(3), dtype=torch.float64)  # (labels, K)
+def converged_margins(update: str, kl_w: float, spread: float, experts: int = 3, steps: int = 1500) -> torch.Tensor:
+    """Margins (K) after gradient EM with w = 1/K, from margins between −0.1 and 0.1 times `spread`."""
+    margin = (torch.linspace(-0.1, 0.1, experts, dtype=torch.float64) * spread).requires_grad_()
+    log_w = torch.full((3, experts), -np.log(experts), dtype=torch.float64)  # (labels, K)
     for _ in range(steps):
         signed = LABELS[:, None] * margin  # chosen minus rejected, (labels, K)
         log_ratio = torch.stack([signed / 2, -signed / 2], dim=-1)
@@ -50,17 +51,27 @@ def test_disagreeing_styles_do_not_drive_experts_apart(update):
 
 
 @pytest.mark.parametrize("update", ["implicit", "one_step"])
-def test_a_sharper_posterior_splits_them_into_opposites(update):
-    """Between nearly equal experts on an undecided pair a difference grows if α < 1 − 1/K, α of Lemma 6.
+@pytest.mark.parametrize("experts", [2, 3])
+def test_a_sharper_posterior_drives_experts_apart(update, experts):
+    """Where α of Lemma 6 is below 1, a small difference between experts on an undecided pair grows, for every K.
 
-    For K = 3 that is 2/3; here α = 0.4. What they split into are experts that contradict each other on every pair, not the three styles.
+    To first order it grows as 1/α − 1. Three experts end as opposites of each other on every pair, not as the styles.
     """
-    margins = converged_margins(update, 0.4, 1.0)
-    assert margins.max() > 1 > -1 > margins.min()
+    margins = converged_margins(update, 0.9, 0.1, experts)
+    assert np.ptp(margins.numpy()) > 1
+    if experts == 3:
+        assert margins.max() > 1 > -1 > margins.min()
+
+
+@pytest.mark.parametrize("experts", [2, 3])
+def test_a_posterior_that_is_not_sharper_does_not(experts):
+    """At α = 1 the small difference stays, and above 1 it shrinks."""
+    same, flatter = (np.ptp(converged_margins("implicit", kl_w, 0.1, experts).numpy()) for kl_w in (1.0, 1.1))
+    assert flatter < 0.001 < same < 0.02
 
 
 def test_one_expert_explains_the_labels_as_well_as_three_true_ones():
-    """Experts that are the three styles, each certain, give the labels the likelihood that one policy gives them."""
+    """On one pair, three experts that are the styles, each certain, are as likely as one policy."""
     certain = 1e3 * torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)
     signed = LABELS[:, None] * certain
     log_w = torch.full((3, 3), -np.log(3), dtype=torch.float64)
@@ -69,3 +80,32 @@ def test_one_expert_explains_the_labels_as_well_as_three_true_ones():
     one = log_mbt_likelihood(torch.zeros(3, 1, dtype=torch.float64), torch.stack([single / 2, -single / 2], dim=-1))
     torch.testing.assert_close(three, one)
     assert three.tolist() == pytest.approx(np.log([2 / 3, 2 / 3, 1 / 3]).tolist())
+
+
+def test_three_responses_tell_the_styles_from_one_policy():
+    """Three styles rank three responses in a circle. No single policy can follow them; a mixture of three can.
+
+    Of any two responses the first is preferred by two styles of three, around the circle: one policy's best guess is
+    1/2 for every pair, −log P = log 2. The mixture of the styles gives 2/3 and 1/3, −log P = 0.637, and gradient descent
+    on −log P of (5) from small random rewards finds a mixture as likely.
+    """
+    first, second = torch.tensor([0, 1, 2]), torch.tensor([1, 2, 0])
+    share = torch.tensor([2 / 3] * 3, dtype=torch.float64)  # of the styles that prefer the first
+
+    def trained(experts: int) -> float:
+        draw = torch.randn(experts, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        rewards = (0.1 * draw).requires_grad_()  # (K, responses)
+        log_w = torch.full((3, experts), -np.log(experts), dtype=torch.float64)  # (pairs, K)
+        optimiser = torch.optim.Adam([rewards], lr=0.05)
+        for _ in range(1000):
+            margin = (rewards[:, first] - rewards[:, second]).T  # (pairs, K)
+            log_ratio = torch.stack([margin / 2, -margin / 2], dim=-1)
+            won, lost = log_mbt_likelihood(log_w, log_ratio), log_mbt_likelihood(log_w, -log_ratio)
+            loss = -(share * won + (1 - share) * lost).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        return loss.item()
+
+    assert trained(1) == pytest.approx(np.log(2), abs=1e-4)
+    assert trained(3) == pytest.approx(-(2 * np.log(2 / 3) + np.log(1 / 3)) / 3, abs=1e-3)

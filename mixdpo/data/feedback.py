@@ -1,4 +1,4 @@
-"""The one form of rated responses, whatever their source: a parquet file with a row a response."""
+"""The one form of rated responses, whatever their source: a parquet file with one row for each response."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ import pandas as pd
 from mixdpo.errors import UserError
 
 ASPECTS = ["helpfulness", "honesty", "truthfulness", "instruction_following"]
-"""Each is a user type: it prefers, of two responses, the one rated higher on its aspect."""
+"""Styles of users: of two responses, a user prefers the one with the higher rating in the user's style."""
 DOMAIN = "instruction"
-"""The domain of its texts, beside those of reviews."""
+"""The domain of these texts, beside the domains of reviews."""
 COLUMNS = ["prompt_id", "instruction", "response", "model", *ASPECTS, "split"]
 """prompt_id numbers the instructions; ratings are float64 in [1, 5]; split is train or test, the same for an instruction."""
 

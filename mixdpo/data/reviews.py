@@ -1,4 +1,4 @@
-"""The one form of a review corpus, whatever its source: a parquet file with a row a review."""
+"""The one form of a review corpus, whatever its source: a parquet file with one row for each review."""
 
 from pathlib import Path
 

@@ -9,7 +9,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 RESAMPLES = 9999
-"""Of every bootstrap."""
+"""Resamples of every bootstrap."""
 
 
 def mean_and_se(values) -> tuple[float, float]:
@@ -33,7 +33,7 @@ class Effect:
 def paired(a, b, seed: int) -> Effect:
     """Mean of a − b over units: SE SD/√n, percentile bootstrap interval, two-sided Wilcoxon signed-rank p.
 
-    Differences of zero take no part in the ranking; p is 1 if there is no other.
+    Differences of zero are not ranked; if all are zero, p is 1.
     """
     d = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
     mean, se = mean_and_se(d)
@@ -54,7 +54,7 @@ def unpaired(a, b, seed: int) -> Effect:
 
 
 def _interval(samples: tuple, statistic, seed: int) -> tuple[float, float]:
-    """NaN where a sample has one value, of which there is nothing to resample."""
+    """NaN where a sample has a single value, which cannot be resampled."""
     if min(map(len, samples)) < 2:
         return float("nan"), float("nan")
     found = stats.bootstrap(
@@ -64,7 +64,7 @@ def _interval(samples: tuple, statistic, seed: int) -> tuple[float, float]:
 
 
 def proportion(share: float, n: int, chance: float = 0.0) -> Effect:
-    """share − chance of n trials: binomial SE, Wilson's interval, one-sided exact p of no more than chance."""
+    """share − chance of n trials: binomial SE, Wilson's interval, one-sided exact p of share ≤ chance."""
     successes = round(share * n)
     low, high = proportion_confint(successes, n, method="wilson")
     p = float(stats.binomtest(successes, n, chance, alternative="greater").pvalue)
@@ -85,7 +85,7 @@ def against_published(mean: float, se: float, published_mean: float, published_s
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """p-values corrected by Holm for their number (family-wise error), in the order given; NaN is no comparison."""
+    """p-values with Holm's correction (family-wise error), in the order given; NaN does not count as a comparison."""
     p = np.asarray(p, dtype=float)
     corrected, tested = np.full(len(p), np.nan), ~np.isnan(p)
     if tested.any():

@@ -1,1 +1,1 @@
-"""Mix- and MoE-DPO: losses, policies, decoding and the training loop. It knows no run and no file layout."""
+"""Mix- and MoE-DPO: losses, policies, decoding and the training loop. Nothing here knows of runs or of their files."""

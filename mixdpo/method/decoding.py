@@ -42,9 +42,9 @@ def sample(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> list[list[int]]:
-    """Completions of `prompts` (N, T) as token ids that finish with one of `ends` unless cut at `max_new_tokens`.
+    """Completions of `prompts` (N, T), as token ids. Each ends with one of `ends`, or is cut at `max_new_tokens`.
 
-    `next_logits` is called with the tokens it has not seen, first (N, T) then (N, 1), and returns (N, V).
+    `next_logits` is called with the tokens that it has not seen yet: first (N, T), then (N, 1). It returns (N, V).
     """
     tokens, done, columns = prompts, torch.zeros(len(prompts), dtype=torch.bool, device=prompts.device), []
     last = torch.tensor(ends, dtype=prompts.dtype, device=prompts.device)
@@ -68,7 +68,7 @@ def mixture_log_probs(token_log_probs: Tensor, log_w: Tensor, mixture: str) -> T
 
 
 class Decoder:
-    """Next-token logits of some experts' token-level mixture, with one key-value cache per model that runs."""
+    """Next-token logits of the token-level mixture of some experts, with one key-value cache a model."""
 
     def __init__(self, policy: nn.Module, experts: Sequence[int], log_w: Tensor, runtime: Runtime):
         """`log_w` (N, S) are the log weights of the S `experts`, one row a prompt."""
@@ -76,7 +76,7 @@ class Decoder:
         self.caches: dict[int | None, DynamicCache] = {}
 
     def last_hidden(self, encoder: PreTrainedModel, tokens: Tensor, expert: int | None = None) -> Tensor:
-        """State at the last token, (N, d); `expert` names the cache, None that of all heads."""
+        """State at the last token, (N, d). `expert` names the cache; None is that of all heads."""
         cache = self.caches.setdefault(expert, DynamicCache(config=encoder.config))
         return encoder(input_ids=tokens, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
 

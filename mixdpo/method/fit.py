@@ -17,11 +17,11 @@ from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Optimiser
 from mixdpo.provenance import durable
 
-SAVING_SHARE = 0.03  # of the training time may go into resume state
+SAVING_SHARE = 0.03  # of the training time may go into saving the resume state
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Indices of every batch of one epoch; sequences of similar length share a batch, to waste little padding.
+    """Indices of every batch of one epoch; sequences of similar length share a batch, so little padding is wasted.
 
     A pure function of its arguments, so that a resumed run sees the same batches. Rows are shuffled, sorted by
     length within windows of 20 batches, cut into batches, and the batches shuffled.
@@ -50,7 +50,7 @@ def training_batches(lengths: Sequence[int], *, epochs: int, batch_size: int, se
 
 
 def optimiser_of(spec: Mapping[str, Any]) -> Optimiser:
-    """The optimiser of a stage whose settings lie flat in its spec, epochs and seed left to the stage."""
+    """The optimiser of a stage whose spec has the settings beside its other keys; epochs and seed are the stage's."""
     names = ("batch_size", "learning_rate", "warmup", "schedule", "weight_decay", "max_grad_norm")
     return Optimiser(**{name: spec[name] for name in names})
 
@@ -78,12 +78,12 @@ def fit(
 ) -> pd.DataFrame:
     """Train `model` in place, one optimiser step a batch, and return its curve, one row per step.
 
-    `loss` maps a batch, indices of rows, to a scalar and to what the curve shows beside it; if the scalar has no
-    grad_fn, `loss` has already called backward(). `after_step` is called when the optimiser has moved, and `observe`
-    with the row of the curve, again after a kill for steps since the last save. `learning_rates` may give each
-    parameter, by name, a peak of its own in place of the optimiser's. Parameters that require no gradient, or get none,
-    stay as they are. State goes to `resume` as often as SAVING_SHARE allows; killed at any moment, the next call
-    continues from there and ends with the same weights. Raises `UserError` when the loss is not finite.
+    `loss` maps a batch (indices of rows) to a scalar and to further figures for the curve. If the scalar has no
+    grad_fn, `loss` has already called backward(). `after_step` is called after every optimiser step, and `observe`
+    with every row of the curve; after a kill, rows since the last save are observed again. `learning_rates` may give
+    each parameter, by name, its own peak. Parameters that require no gradient, or get none, stay as they are. State
+    is saved in `resume` as often as SAVING_SHARE allows. After a kill at any moment, the next call continues from
+    there and ends with the same weights. Raises `UserError` when the loss is not finite.
     """
     adamw = adamw_of(model, optimiser, learning_rates or (lambda name: optimiser.learning_rate))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -24,11 +24,10 @@ def build(
     experts: Sequence[nn.Module] = (),
     users: Sequence[str] = (),
 ) -> Policy:
-    """The policy of a method, what is frozen frozen: of trained `experts`, or of perturbed copies of `model`.
+    """The policy of a method, made of trained `experts` or of perturbed copies of `model`; frozen parts are frozen.
 
-    A single expert is not perturbed. `gate` is what a gate pretrained on domains has learned, weight (K, d) and bias
-    (K,); without it a gate starts at 1/K, for `users` if there are any, with noise on the logits of each user. `seed`
-    draws all noise.
+    A single expert is not perturbed. `gate` holds weight (K, d) and bias (K,) of a gate pretrained on domains.
+    Without it a gate starts at 1/K; if there are `users`, each user's logits start with noise. `seed` draws all noise.
     """
     language_model, how = load_language_model(model, runtime), method.experts
     count = len(experts) or how.copies
@@ -74,7 +73,7 @@ def initial_weights(
 
 
 def pretrained_gate(tensors: dict[str, Tensor], language_model: nn.Module, experts: int) -> GateWeights:
-    """The gate of the gates stage over the encoder of `language_model`."""
+    """The gate that the gates stage trained, over the encoder of `language_model`."""
     found, width = tensors["weight"].shape
     if (found, width) != (experts, language_model.config.hidden_size):
         raise UserError(

@@ -16,7 +16,7 @@ from mixdpo.method.fit import fit, training_batches
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Optimiser
 
-HEAD_ROWS = 256  # positions whose softmax is in memory at one time
+HEAD_ROWS = 256  # positions whose softmax is in memory at once
 
 
 def load_language_model(path: Path, runtime: Runtime) -> PreTrainedModel:
@@ -27,7 +27,7 @@ def load_language_model(path: Path, runtime: Runtime) -> PreTrainedModel:
 
 
 def fuse_gelu(model: nn.Module) -> None:
-    """GPT-2's activation, eight element-wise operations in transformers, as the one kernel that torch has for it."""
+    """GPT-2's activation as torch's single kernel; transformers takes eight element-wise operations."""
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
@@ -65,7 +65,7 @@ def hidden_states(encoder: PreTrainedModel, batch: TokenBatch) -> Tensor:
 def head_log_probs(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
     """log softmax(head(hidden)) at the targets: hidden (M, d), targets (M,) → (M,), fp32.
 
-    Rows are padded to a multiple of 128: the processor's matrix library keeps a plan for every shape it has seen.
+    Rows are padded to a multiple of 128, because the processor's matrix library stores a plan for every new shape.
     """
     rows, weight, device = len(targets), head.weight, hidden.device.type
     precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
@@ -78,9 +78,9 @@ def head_log_probs(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
 class LinearLogProbs(torch.autograd.Function):
     """log softmax(hidden weightᵀ) at the targets, HEAD_ROWS rows at a time: products in the precision of hidden.
 
-    Logits wait for the way back in that precision: computing them again would be a fourth product beside three. With
-    e = softmax − onehot(targets) the gradients are −(g e) weight and −eᵀ(g hidden), g that of the result; g scales the
-    narrow factor. The weight's is summed over chunks in its own precision.
+    Logits are stored for the backward pass in that precision; computing them again would add a fourth product to three.
+    With e = softmax − onehot(targets) and g the gradient of the result, the gradients are −(g e) weight and
+    −eᵀ(g hidden); g scales the narrower factor. The weight's gradient is summed over chunks in its own precision.
     """
 
     @staticmethod
@@ -129,7 +129,7 @@ def token_rows(
 ) -> list[list[int]]:
     """Token ids of each review with its end-of-text, cut into rows of at most `max_tokens`; all rows or the first.
 
-    A text begins as its tokenizer begins it, here and in prompts: Llama's has a token for that, GPT-2's none.
+    Texts begin as their tokenizer begins them, here and in prompts: with a special token for Llama, without for GPT-2.
     """
     ids = tokenizer(list(texts))["input_ids"]
     ends = [[*row, tokenizer.eos_token_id] for row in ids]

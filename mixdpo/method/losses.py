@@ -55,7 +55,7 @@ def log_partition(reference: Tensor, r: Tensor, log_q_r: Tensor, log_w: Tensor, 
     """log Z_k(x) of Algorithm 3, summed over the two responses that answer x; returns (B, K).
 
     reference = log π_ref(k), r and log_q_r are (B, K, 2). Algorithm 3 sums over all responses of the minibatch,
-    which answer other prompts.
+    most of which answer other prompts.
     """
     return torch.logsumexp(reference + (r + log_w.unsqueeze(-1) - log_q_r) / beta, dim=-1)
 
@@ -112,7 +112,7 @@ def relaxed_loss(
     gumbel = -torch.empty_like(log_alpha).exponential_().log()
     log_z = torch.log_softmax((log_alpha + gumbel) / temperature, dim=-1)
     z = log_z.exp()
-    # 0 log 0 = 0, with a gradient of 0: a hard sample leaves −∞ where it is not.
+    # 0 log 0 = 0, with gradient 0: a hard sample has log z = −∞ at all other experts.
     divergence = (z * (log_z.clamp_min(-1e4) - log_w)).sum(dim=-1)
     return (divergence - (z * utility).sum(dim=-1)).mean(dim=0), z.detach().mean(dim=0)
 
@@ -125,7 +125,7 @@ def gate_loss(log_w: Tensor, q: Tensor) -> Tensor:
 def mixture_weights(q: Tensor) -> Tensor:
     """log of the Mix-DPO weights w_k = mean of q_k over the minibatch (section D.4); q (B, K); returns (K,).
 
-    Held above e⁻³⁰, so that an expert without any responsibility keeps a finite logarithm.
+    Weights stay above e⁻³⁰, so that an expert without any responsibility has a finite logarithm.
     """
     return q.mean(dim=0).log().clamp_min(-30.0).log_softmax(dim=0)
 

@@ -30,7 +30,7 @@ from mixdpo.method.weights import GlobalWeights
 
 
 class Triplets:
-    """N preference triplets as token ids. A text that several triplets share is kept, and computed, once."""
+    """N preference triplets as token ids. A text that several triplets share is stored and computed once."""
 
     def __init__(self, frame: pd.DataFrame, known: pd.DataFrame, styles: Sequence[str] | None = None):
         """`frame` has prompt_ids, chosen_ids, rejected_ids and, where known, style, domain and user; `known` has, row by
@@ -70,7 +70,7 @@ class Triplets:
         return len(prompt) + len(completion)
 
     def rows(self, groups: np.ndarray) -> np.ndarray:
-        """The triplets of these pairs: every style's view of a pair is in one minibatch."""
+        """The triplets of these pairs: all styles of a pair are in one minibatch."""
         return np.concatenate([self.groups[i] for i in groups])
 
     def tokens(self, texts: np.ndarray, device: str) -> TokenBatch:
@@ -97,7 +97,7 @@ class PreferenceObjective(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def prepare(self, triplets: Triplets, steps: int) -> None:
-        """Before `steps` of training: what the weights see, room for rewards, and a frozen encoder's states."""
+        """Prepare `steps` of training: features for the weights, room for rewards, states of a frozen encoder."""
         experts, how, device = self.policy.experts, self.method.experts, self.runtime.device
         self.steps, self.features = steps, self.context_features(triplets)
         if self.method.reward_update == "partition":
@@ -130,7 +130,7 @@ class PreferenceObjective(nn.Module):
         return log_probs[torch.from_numpy(where.reshape(2, -1)).to(log_probs.device)].permute(1, 2, 0)
 
     def loss(self, triplets: Triplets, rows: np.ndarray) -> tuple[Tensor, dict[str, float]]:
-        """The scalar to minimise and the curve's figures: those of `em_step`, the weights and responsibilities.
+        """The scalar to minimise, and the figures of the curve: those of `em_step`, weights and responsibilities.
 
         With `accumulate` parts, each goes through the policy by itself: gradients accumulate, and activations are freed
         after each part.
@@ -153,9 +153,9 @@ class PreferenceObjective(nn.Module):
     def part_loss(
         self, triplets: Triplets, rows: np.ndarray, share: float
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
-        """`share` of the minibatch: its part of the loss, q and log w (B, K), and its part of the figures.
+        """One part, a `share` of the minibatch: its part of the loss, q and log w (B, K), and its part of the figures.
 
-        Unless it is the whole, its gradients are computed here, and the loss comes without a graph.
+        Unless the part is the whole minibatch, backward() is called here, and the loss has no graph.
         """
         log_probs = self.log_probs(triplets, rows, self.hidden)
         log_w = self.policy.weights(self.features[triplets.context[rows]])  # (B, K)
@@ -209,7 +209,7 @@ class PreferenceObjective(nn.Module):
             utility = log_bradley_terry(beta * log_ratio + log_q_r)
             how = {"logits": relaxation.logits, "samples": relaxation.samples, "temperature": temperature}
             loss, q = relaxed_loss(log_w, utility, **how)
-        if log_w.requires_grad and method.weights.kl_uniform:  # a gradient reaches the weights of a gate alone
+        if log_w.requires_grad and method.weights.kl_uniform:  # only a gate gets a gradient
             loss = loss + method.weights.kl_uniform * kl_to_uniform(log_w)
         return (
             loss.mean(),
@@ -225,7 +225,7 @@ class PreferenceObjective(nn.Module):
         )
 
     def after_step(self) -> None:
-        """The weights' M-step in closed form; a gate has moved with the optimiser."""
+        """The weights' M-step in closed form. A gate has already been updated by the optimiser."""
         self.step += 1
         if isinstance(self.policy.weights, GlobalWeights) and self.method.weights.learn:
             with torch.no_grad():
@@ -233,9 +233,9 @@ class PreferenceObjective(nn.Module):
 
     @torch.no_grad()
     def evaluate(self, triplets: Triplets) -> tuple[dict[str, float], pd.DataFrame]:
-        """The curve's figures as means over all triplets, and their labels with q0 to qK−1 and margin0 to marginK−1.
+        """The figures of the curve as means over all triplets, and a row for each triplet: labels, q0 … , margin0 … .
 
-        By the E-step and losses of Algorithm 1 with the method's own settings, whatever its phases or relaxation.
+        These use the E-step and losses of Algorithm 1 with the method's own settings, without phases or relaxation.
         """
         features, columns, shown = self.context_features(triplets), [], []
         method = replace(self.method, posterior=replace(self.method.posterior, relaxation=None))

@@ -1,4 +1,4 @@
-"""Policies: K experts on a shared encoder, of their own, or as adapters, mixed by global weights or by a gate.
+"""Policies: K experts (heads on a shared encoder, whole models, or adapters), mixed by global weights or by a gate.
 
 N = sequences or prompts, K = experts, T = tokens, M = predicted positions of a batch, d = hidden size, V = vocabulary,
 U = users.
@@ -77,28 +77,28 @@ class Policy(nn.Module):
 
     @property
     def config(self):
-        """The language model's configuration; every part has the same vocabulary and end-of-text."""
+        """The language model's configuration. All parts have the same vocabulary and end-of-text."""
         parts = [self.encoder, *self.independent, self.adapted]
         return next(part for part in parts if part is not None).config
 
     @property
     def ends(self) -> list[int]:
-        """The tokens that end a text; models for chat have several."""
+        """The tokens that end a text. Chat models have several."""
         ends = self.config.eos_token_id
         return [ends] if isinstance(ends, int) else list(ends or [])
 
     def output_layer(self, k: int) -> nn.Linear:
-        """The output layer (V, d) of expert k; adapters share that of their model."""
+        """The output layer (V, d) of expert k. Adapters share that of their model."""
         if k < len(self.heads):
             return self.heads[k]
         return self.language_model(k).get_output_embeddings()
 
     def language_model(self, k: int) -> PreTrainedModel:
-        """The model that runs as expert k ≥ number of heads, its adapter switched on if it is one."""
+        """The model that runs as expert k, for k from the number of heads on; an adapter is switched on."""
         i = k - len(self.heads)
         if i < len(self.independent):
             return self.independent[i]
-        # Switching stops the gradients of the other adapters, which their own forward passes have asked for.
+        # Switching turns off the gradients of the other adapters, which their own forward passes need.
         wanted = [(p, p.requires_grad) for p in self.adapter_parameters()]
         self.adapted.set_adapter(self.adapters[i - len(self.independent)])
         for parameter, value in wanted:
@@ -111,13 +111,13 @@ class Policy(nn.Module):
         return [parameter for name, parameter in named if ".lora_" in name]
 
     def expert_parameters(self, encoder: bool = True) -> list[nn.Parameter]:
-        """What learns when the experts do; without the shared encoder where that is frozen."""
+        """The parameters that learn with the experts, without those of a frozen shared encoder."""
         shared = [] if self.encoder is None or not encoder else self.encoder.parameters()
         return [*shared, *self.heads.parameters(), *self.independent.parameters(), *self.adapter_parameters()]
 
     @torch.no_grad()
     def expert(self, k: int) -> PreTrainedModel:
-        """Expert k as a language model by itself: a copy that any tool for causal language models can use."""
+        """Expert k as a language model of its own: a copy that any tool for causal language models can use."""
         if k >= len(self.heads) + len(self.independent):
             self.language_model(k)
             return copy.deepcopy(self.adapted).merge_and_unload()
@@ -133,9 +133,9 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def perturb(self, scale: float, seed: int) -> None:
-        """Add noise to every output matrix, `scale` times its root mean square: copies would stay copies for ever.
+        """Add noise of `scale` times its root mean square to every output matrix. Exact copies would stay copies.
 
-        An adapter gets it in the updates of its matrices instead, of that size against the matrix that it updates.
+        An adapter gets the noise in its low-rank updates, of that size relative to the matrix that each updates.
         """
         generator = torch.Generator().manual_seed(seed)
         for k in range(len(self.heads) + len(self.independent)):
@@ -154,7 +154,7 @@ class Policy(nn.Module):
     ) -> Tensor:
         """log π_k(y_t | x, y_<t) at the masked positions in row order: (M, K), fp32; one encoder pass for all heads.
 
-        `hidden` (M, d) stands in for that pass when the encoder is frozen and its states are known. Only `experts` are
+        `hidden` (M, d) replaces that pass when the encoder is frozen and its states are known. Only `experts` are
         run, all K unless given.
         """
         targets, columns = batch.tokens[:, 1:][batch.mask], []
@@ -193,14 +193,14 @@ class Policy(nn.Module):
         top_s: int | None = None,
         **how,
     ) -> list[list[int]]:
-        """One completion, as token ids, for each prompt of token ids, and its user if the gate knows users.
+        """One completion, as token ids, for each prompt (token ids) and, if the gate knows users, its user.
 
-        `how` goes to `sampling.sample`.
+        `how` goes to `mixdpo.method.decoding.sample`.
 
         expert=k: from π_k. mixture="sequence": draws k from w(x), then a completion from π_k, which is exactly (1).
         mixture="token": draws every token from Σ_k w_k(x) π_k(y_t | x, y_<t). top_s keeps the S experts of the
         largest weights and divides by their sum (appendix G). Only the experts that a prompt needs are run for it.
-        The draws depend on `seed` and the prompts of this call, nothing else.
+        The draws depend only on `seed` and the prompts of this call.
         """
         generator = torch.Generator(runtime.device).manual_seed(seed)
         log_w = self.routing(prompts, generator, expert, mixture, top_s, users)
@@ -335,7 +335,7 @@ def _untied_head(model: PreTrainedModel) -> nn.Linear:
 
 
 def _adapted(model: PreTrainedModel, adapters: int, rank: int) -> PeftModel:
-    """`model` with low-rank updates of every linear layer but the last, none of which does anything yet."""
+    """`model` with low-rank updates of every linear layer but the last. They are zero at first."""
     transposed = any(isinstance(module, Conv1D) for module in model.modules())  # GPT-2's linear layers
     how = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", fan_in_fan_out=transposed)
     adapted = get_peft_model(model, how, adapter_name="expert0")

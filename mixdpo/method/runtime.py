@@ -1,4 +1,4 @@
-"""Where and how precisely a stage computes: never part of a spec, always part of its run record."""
+"""Device, precision and threads of a stage: never part of its spec, always part of its run record."""
 
 import contextlib
 import ctypes
@@ -12,7 +12,7 @@ from mixdpo.errors import UserError
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how precisely to compute. Build it with `Runtime.choose`."""
+    """Device, precision and threads. Build it with `Runtime.choose`."""
 
     device: str
     precision: str
@@ -22,8 +22,8 @@ class Runtime:
     def choose(cls, device: str = "cpu", precision: str = "auto", threads: int = 1) -> "Runtime":
         """Resolve `auto`, set the threads and ask torch for deterministic algorithms.
 
-        bf16 is chosen where the processor multiplies it natively (AVX512-BF16, AMX or any GPU lent to torch):
-        weights and optimiser stay fp32, products run under autocast.
+        bf16 is chosen where the processor multiplies it natively (AVX512-BF16, AMX, or any GPU that torch
+        sees). Weights and optimiser stay fp32; products run under autocast.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,7 +35,7 @@ class Runtime:
         torch.set_num_threads(threads)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=device == "cuda")
-        # Filling new tensors costs time and guards code that reads before it writes: none of ours does.
+        # Filling new tensors takes time, and protects only code that reads memory before writing it; ours does not.
         torch.utils.deterministic.fill_uninitialized_memory = False
         keep_freed_memory()
         return cls(device, precision, threads)
@@ -45,13 +45,13 @@ class Runtime:
 
     @property
     def attention(self) -> str:
-        """The attention that measured fastest: fused on a GPU, eager for bf16 on a CPU."""
+        """The attention that was fastest in our measurements: eager for bf16 on a CPU, else fused."""
         return "eager" if self.device == "cpu" and self.precision == "bf16" else "sdpa"
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to use freed memory again, not to return it: every step would page hundreds of megabytes in anew."""
+    """Tell glibc to keep freed memory for reuse; otherwise every step would page in hundreds of megabytes again."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(-4, 0)  # M_MMAP_MAX: no mapping of its own for a large tensor
+        mallopt(-4, 0)  # M_MMAP_MAX: no separate mapping for a large tensor
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD

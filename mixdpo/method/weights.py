@@ -11,7 +11,7 @@ from mixdpo.errors import UserError
 
 
 class GlobalWeights(nn.Module):
-    """Mix-DPO: the same mixture weights for every prompt, learned in closed form and not by a gradient."""
+    """Mix-DPO: the same mixture weights for every prompt, learned in closed form, without a gradient."""
 
     kind = "global"
 
@@ -20,7 +20,7 @@ class GlobalWeights(nn.Module):
         self.log_w = nn.Parameter(torch.tensor(weights or [1 / experts] * experts).log().clamp_min(-30.0))
 
     def features(self, prompts: Sequence[Sequence[int]], users: Sequence[str] | None = None) -> Tensor:
-        """What the weights see of each prompt and user: nothing, (N, 0)."""
+        """Features of each prompt and user: none, (N, 0)."""
         return torch.zeros(len(prompts), 0, device=self.log_w.device)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ class GlobalWeights(nn.Module):
 class GateWeights(nn.Module):
     """MoE-DPO: w(x, u) = softmax(Wx + V_u + b), x the mean of the frozen reference encoder's states over the prompt.
 
-    V_u is a row of weights for each user that the gate knows; without users it is the w(x) of section 4.2.
+    V_u is a row of weights for each user that the gate knows. Without users this is the w(x) of section 4.2.
     """
 
     kind = "gate"

@@ -1,4 +1,4 @@
-"""Files that are either whole on the disk or not there, whatever happens to the machine in between."""
+"""Files that are whole on the disk or not there at all, even after a crash of the machine."""
 
 import os
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def sync(path: Path) -> None:
-    """Return when the file or folder is on the disk and not in a buffer only."""
+    """Return once the file or folder is on the disk, and not only in a buffer."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -15,7 +15,7 @@ def sync(path: Path) -> None:
 
 
 def replace(staged: Path, final: Path) -> None:
-    """Give a finished file or folder its final name, the rename itself on the disk too."""
+    """Give a finished file or folder its final name, and wait until the rename is on the disk."""
     if staged.is_file():
         sync(staged)
     os.replace(staged, final)

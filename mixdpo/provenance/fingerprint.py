@@ -1,4 +1,4 @@
-"""What code does a stage run?  A hash that ignores comments, docstrings and layout."""
+"""What code does a stage run? A hash that ignores comments, docstrings and layout."""
 
 import ast
 import hashlib
@@ -41,7 +41,7 @@ def _imports(path: Path) -> set[Path]:
 
 @cache
 def fingerprint(module: str) -> str:
-    """Hash `module` and everything of the package that it imports, directly or not: 16 hex digits."""
+    """Hash of `module` and of all that it imports from the package, directly or not: 16 hex digits."""
     todo, seen = [_locate(module)], set()
     while todo:
         path = todo.pop()

@@ -1,1 +1,1 @@
-"""What the workflow calls: one module a stage."""
+"""What the workflow calls: one module for each stage."""

@@ -17,11 +17,11 @@ from mixdpo.provenance import durable
 
 
 def choose_prompts(reviews: Path, tokenizer: PreTrainedTokenizerBase, spec: dict) -> pd.DataFrame:
-    """One row a prompt: prompt_id, review_id, domain, prompt_ids; the same number from every domain.
+    """One row for each prompt, equally many from every domain: prompt_id, review_id, domain, prompt_ids.
 
     A prompt is the first `prompt_tokens[0]` to `prompt_tokens[1]` tokens of a review after any beginning-of-text, the
-    length drawn per review, and up to 3 more where a character of several tokens would be cut: a character has at most
-    4 bytes. A review must be longer than the longest prompt.
+    length drawn for each review. It takes up to 3 more tokens where it would cut a character, which has at most 4
+    bytes. A review must be longer than the longest prompt.
     """
     rng = np.random.default_rng(spec["seed"])
     begin = len(tokenizer("")["input_ids"])
@@ -61,8 +61,8 @@ def complete(
 ) -> pd.DataFrame:
     """Sample `per_prompt` completions of every prompt: the rows of `prompts` with sample, completion_ids and texts.
 
-    `routing` says which experts decode, as in `Policy.generate`. Finished batches wait in `resume`; each has its own
-    seed, so a killed run continues to the same rows.
+    `routing` says which experts decode, as in `Policy.generate`. Finished batches are saved in `resume`, and each has
+    its own seed, so a killed run continues to the same rows.
     """
     how = {name: spec[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p")}
     frame = prompts.loc[prompts.index.repeat(spec["per_prompt"])].reset_index(drop=True)

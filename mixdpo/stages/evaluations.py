@@ -1,4 +1,4 @@
-"""Completions of the test prompts by one policy, in every way of decoding it, with what its KL to the reference needs."""
+"""Completions of the test prompts by one policy, for every way of decoding, with the log-probabilities for its KL."""
 
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def evaluations(
 
 
 def decodings(policy: Policy) -> dict[str, dict]:
-    """Ways of decoding by name, as arguments of `Policy.generate`; one expert leaves one way."""
+    """Ways of decoding by name, as arguments of `Policy.generate`. A single expert has one way."""
     mixtures = {mixture: {"mixture": mixture} for mixture in ("token", "sequence")}
     if policy.experts == 1:
         return {"token": mixtures["token"]}

@@ -54,7 +54,7 @@ def gates(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reference: P
 
 
 def labelled_prompts(preferences: Path, domains: list[str]) -> pd.DataFrame:
-    """Every prompt once: prompt_ids, and expert, the number of its domain."""
+    """Every prompt once: prompt_ids and expert, which is the number of its domain."""
     frame = pd.read_parquet(preferences)
     if "domain" not in frame or not frame["domain"].isin(domains).all():
         found = ", ".join(map(str, frame["domain"].unique())) if "domain" in frame else "no such column"

@@ -19,9 +19,9 @@ SCORES = {"win": 1.0, "loss": 0.0, "tie": 0.5, "failed": float("nan")}
 
 
 def decoded(folder: Path, decoding: str) -> pd.DataFrame:
-    """The completions of one way of decoding, one a prompt and user, which are the index.
+    """The completions of one way of decoding, one for each prompt and user, which are the index.
 
-    `sparse` is for each prompt what the expert with the largest weight wrote.
+    For each prompt, `sparse` is the completion of the expert with the largest weight.
     """
     frame, wanted = pd.read_parquet(folder / "completions.parquet"), decoding
     if decoding == "sparse":
@@ -38,9 +38,9 @@ def decoded(folder: Path, decoding: str) -> pd.DataFrame:
 
 
 def pairs_of(policy: Path, opponents: dict[str, Path]) -> pd.DataFrame:
-    """One row a pair: the columns of PAIR, instruction, own and other text, tokens_difference (own minus other).
+    """One row for each pair: the columns of PAIR, instruction, own and other text, tokens_difference (own minus other).
 
-    A policy of several experts is judged as its mixture (`token`) and by its likeliest expert (`sparse`).
+    A policy of several experts is judged as a mixture (`token`) and by its expert of the largest weight (`sparse`).
     """
     written = pd.read_parquet(policy / "completions.parquet", columns=["decoding"])["decoding"]
     frames = []
@@ -75,13 +75,13 @@ def judgements(
     policy: Path,
     **others: Path,
 ) -> None:
-    """Write `judgements.parquet`, one row a pair and order, and `counts.json`.
+    """Write `judgements.parquet`, one row for each pair and order, and `counts.json`.
 
     `others` are opponents by name, and the files of the judge's model, which `spec` names, as `reward_model/FILE`.
 
-    `order` is 1 where the policy's text stood first; choice and score (1, 0, 0.5, NaN) are the policy's: win, loss,
-    tie, failed. Equal comparisons are asked, and counted in requests and attempts, once. contradictions is the share,
-    of pairs with both judgements, of those with one win and one loss.
+    `order` is 1 where the policy's text stood first. choice and score are from the policy's side: win 1, loss 0, tie
+    0.5, failed NaN. Equal comparisons are asked once, and counted once in requests and attempts. contradictions is the
+    share of pairs with one win and one loss, among pairs with both judgements.
     """
     pairs = pairs_of(policy, {name: path for name, path in others.items() if not name.startswith("reward_model/")})
     table = pairs.loc[pairs.index.repeat(2)].reset_index(drop=True)
@@ -112,14 +112,14 @@ def judgements(
 
 
 def pair_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a pair of judgements.parquet: the columns of PAIR, score (mean of the orders that did not fail) and
-    tokens_difference; a pair of which both failed is dropped."""
+    """One row for each pair of judgements.parquet: the columns of PAIR, tokens_difference, and score, the mean of the
+    orders that did not fail. A pair is dropped if both orders failed."""
     pairs = table.dropna(subset="score").groupby(PAIR, as_index=False, dropna=False)
     return pairs.agg(score=("score", "mean"), tokens_difference=("tokens_difference", "first"))
 
 
 def win_rate(scores: pd.DataFrame) -> tuple[float, float, int]:
-    """Mean score of pairs in [0, 1], its standard error SD/√n and n; NaN of no pairs."""
+    """Mean score of pairs in [0, 1], its standard error SD/√n, and n; NaN without pairs."""
     return (*(mean_and_se(scores["score"]) if len(scores) else (float("nan"),) * 2), len(scores))
 
 

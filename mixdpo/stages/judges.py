@@ -1,4 +1,4 @@
-"""Judges: which of two completions of one instruction is better by one style, behind one interface.
+"""Judges of one interface: which of two completions of an instruction is better by a style.
 
 A judge is built from its section of the configuration and called with a list of comparisons; it gives one judgement for
 each, in their order. A new judge is one more class that `@judge` registers under its name in lower case:
@@ -33,8 +33,8 @@ from mixdpo.errors import UserError
 from mixdpo.provenance import durable
 
 WINNERS = {"a": "first", "b": "second", "tie": "tie"}
-PASSING = {408, 409, 425, 429}  # status of an endpoint that may answer later, as any from 500 on
-OF_THE_TEXT = {400, 413, 422}  # status of an endpoint that cannot answer this text
+PASSING = {408, 409, 425, 429}  # statuses of an endpoint that may answer later, as all from 500 on
+OF_THE_TEXT = {400, 413, 422}  # statuses of an endpoint that cannot answer this text
 LONGEST_WAIT = 60  # seconds between two attempts, unless the endpoint asks for more
 JUDGES: dict[str, Callable] = {}
 
@@ -51,7 +51,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Judgement:
-    """`choice` is first, second, tie or failed; `answer` is the judge's last as it came; `error` says why it failed.
+    """`choice` is first, second, tie or failed; `answer` is the judge's last, unchanged; `error` says why it failed.
 
     `attempts` counts the requests that were sent for it, in this run or in the run that left it in the cache.
     """
@@ -77,7 +77,7 @@ def build(spec: dict, device: str = "cpu") -> Callable[[Sequence[Comparison]], l
 
 @judge
 class Rating:
-    """The completion with the higher score wins, equal scores tie; equal texts are scored once, so that they tie.
+    """The completion with the higher score wins; equal scores tie. Equal texts are scored once, so that they tie.
 
     `scorer` is embedded, by the rules of the embedded world, or model, by the reward model in the folder `path`.
     """
@@ -114,8 +114,8 @@ def embedded_scores(texts: Sequence[tuple[str, str]], section: dict, device: str
 def model_scores(texts: Sequence[tuple[str, str]], section: dict, device: str) -> list[dict[str, float]]:
     """Scores by style of (instruction, response) pairs: logits of a classifier that names the styles in id2label.
 
-    The score of a classifier with one output counts for every style. It reads a pair as its tokenizer joins two texts, or
-    as a chat where the tokenizer has a template for that; what is too long for it loses its end.
+    The score of a classifier with one output counts for every style. Its tokenizer joins the two
+    texts, or writes them as a chat where it has a template for that. Texts that are too long are cut at the end.
     """
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -134,7 +134,7 @@ def model_scores(texts: Sequence[tuple[str, str]], section: dict, device: str) -
     columns = {
         t: 0 if len(labels) == 1 else next((i for i, name in labels.items() if name == t), None) for t in ASPECTS
     }
-    if None in columns.values() or loaded["missing_keys"]:  # transformers would fill a missing output at random
+    if None in columns.values() or loaded["missing_keys"]:  # transformers would initialise a missing output at random
         found = f"outputs {list(labels.values())}, untrained weights: {sorted(loaded['missing_keys']) or 'none'}"
         raise UserError(
             f"judge.rating.path: expected a trained model with one output or outputs {', '.join(ASPECTS)} in {folder}, "
@@ -152,7 +152,7 @@ def model_scores(texts: Sequence[tuple[str, str]], section: dict, device: str) -
             turns = [zip(("user", "assistant"), texts[i]) for i in rows]
             chats = [[{"role": role, "content": text} for role, text in turn] for turn in turns]
             joined = [[tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]]
-        special = {"add_special_tokens": not tokenizer.chat_template}  # a template writes its own
+        special = {"add_special_tokens": not tokenizer.chat_template}  # a template writes its own special tokens
         batch = tokenizer(*joined, padding=True, truncation=True, max_length=limit, return_tensors="pt", **special)
         with torch.inference_mode():
             logits = model(**batch.to(device)).logits.double().cpu().numpy()
@@ -169,7 +169,7 @@ class Refused(Exception):
 
 
 class Again(Exception):
-    """No answer that can be used, perhaps next time: not before `wait` seconds."""
+    """No usable answer this time; the next attempt should wait `wait` seconds."""
 
     def __init__(self, reason: str, wait: float = 0):
         super().__init__(reason)
@@ -178,11 +178,12 @@ class Again(Exception):
 
 @judge
 class LLM:
-    """A language model behind an OpenAI-compatible endpoint, asked once per distinct prompt.
+    """A language model behind an OpenAI-compatible endpoint, asked once for each distinct prompt.
 
-    An answer is in the folder `cache`, one JSON file per request, as soon as it arrives, and is never asked for again;
-    a failure is not kept. Raises `UserError` when more than `max_failed_share` of the distinct requests fail, those
-    answered from the cache counted in, or when the first 2 × `parallel` all fail and none was answered before.
+    Each answer is written to the folder `cache` as soon as it arrives, one JSON file for each request, and is never
+    asked for again. Failures are not kept. Raises `UserError` when more than `max_failed_share` of the distinct
+    requests fail (answers from the cache are counted), or when the first 2 × `parallel` all fail and none was answered
+    before.
     """
 
     def __init__(self, section: dict, device: str = "cpu"):
@@ -213,12 +214,12 @@ class LLM:
                         f"far are kept in {self.cache}: mend the judge or raise judge.llm.max_failed_share, run again"
                     )
         finally:
-            stop.set()  # no further attempt; answers that are on their way still reach the cache
+            stop.set()  # no further attempts; answers that are under way still reach the cache
             pool.shutdown(cancel_futures=True)
         return [judgements[request] for request in requested]
 
     def _request(self, comparison: Comparison) -> str:
-        """The body of the request, in which the template is filled in one pass: other braces stay as they are."""
+        """The body of the request. The template is filled in one pass, so other braces stay as they are."""
         names = "|".join(Comparison.__annotations__)
         prompt = re.sub(rf"{{({names})}}", lambda m: getattr(comparison, m[1]), self.section["prompt"])
         settings = {name: self.section[name] for name in ("model", "temperature", "max_tokens")}
@@ -244,7 +245,7 @@ class LLM:
         try:
             kept = json.loads(self._file(request).read_text())
             return Judgement(WINNERS[kept["winner"]], kept["answers"][-1], kept["attempts"])
-        except (FileNotFoundError, ValueError, LookupError, TypeError):  # a file that someone spoiled: asked again
+        except (FileNotFoundError, ValueError, LookupError, TypeError):  # a damaged file: the question is asked again
             return None
 
     def _ask(self, request: str, headers: dict, stop: Event) -> Judgement:

@@ -36,7 +36,7 @@ def policies(
 
     `responsibilities.parquet` has one row per validation triplet after training: its style, domain and user, q0 to
     qK−1, and margin0 to marginK−1, β (log_ratio⁺ − log_ratio⁻) of each expert. `trained` are the policies that
-    the method's `experts.initial` names; `observe` is told every row of the curve. `spec` is a method and a seed.
+    the method's `experts.initial` names; `observe` gets every row of the curve. `spec` is a method and a seed.
     """
     method, seed = Method.of({key: value for key, value in spec.items() if key != "seed"}), spec["seed"]
     train, validation = (

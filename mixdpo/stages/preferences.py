@@ -53,7 +53,7 @@ def compare(completions: pd.DataFrame, styles: list[str]) -> pd.DataFrame:
 
 
 def style_agreement(comparisons: pd.DataFrame) -> pd.DataFrame:
-    """Share of pairs, tied under neither style, that two styles order alike: columns style, other, pairs, agreement."""
+    """Share of pairs that two styles order alike, ties left out: columns style, other, pairs, agreement."""
     untied = comparisons[~comparisons["tie"]]
     order = untied.pivot(index=["prompt_id", "pair"], columns="style", values="swapped")
     rows = []
@@ -101,7 +101,7 @@ def write_preferences(out: Path, comparisons: pd.DataFrame, spec: dict, source: 
 
 
 def validation_prompts(prompts: Sequence[int], triplets: pd.DataFrame, validation_share: float, seed: int) -> list[int]:
-    """`validation_share` of `prompts`, drawn by `seed`; every user keeps one for training, for a gate knows no others."""
+    """`validation_share` of `prompts`, drawn by `seed`; every user keeps one for training."""
     users = triplets["user"] if "user" in triplets else pd.Series("", index=triplets.index)
     users_of = users.groupby(triplets["prompt_id"]).unique()
     left, chosen = triplets.groupby(users)["prompt_id"].nunique(), []

@@ -32,12 +32,12 @@ def reward(function):
 class Tools:
     """What the rewards need: a sentiment classifier and a spaCy pipeline, each a directory in its library's own format.
 
-    Both load at first use, and one pass of either over a list of texts serves every reward asked for that list.
+    Both load at first use. One pass of each over a list of texts serves every reward of that list.
     """
 
     def __init__(self, classifier: Path, pipeline: Path, device: str = "cpu"):
         self.classifier, self.pipeline, self.device = Path(classifier), Path(pipeline), device
-        self._last: dict[str, tuple] = {}  # tool → the last texts and what it made of them
+        self._last: dict[str, tuple] = {}  # tool → the last texts and its result for them
 
     @cached_property
     def _nlp(self):
@@ -69,7 +69,7 @@ class Tools:
         return self._once(self._parse, texts)
 
     def positive(self, texts: Sequence[str]) -> np.ndarray:
-        """P(POSITIVE) (len(texts),) in [0, 1], read from as many first tokens as the classifier has positions."""
+        """P(POSITIVE) (len(texts),) in [0, 1], from the first tokens, as many as the classifier has positions."""
         return self._once(self._classify, texts)
 
     def _parse(self, texts: Sequence[str]) -> list:
@@ -97,7 +97,7 @@ class Tools:
 
 @reward
 def sentiment(texts: Sequence[str], tools: Tools) -> np.ndarray:
-    """P(positive | text) by the classifier, in [0, 1]; of a text that is too long for it, the first tokens."""
+    """P(positive | text) by the classifier, in [0, 1]; of a long text, only the first tokens count."""
     return tools.positive(texts)
 
 
@@ -115,13 +115,13 @@ def grammar(texts: Sequence[str], tools: Tools) -> np.ndarray:
 
 @reward
 def sentiment_label(texts: Sequence[str], tools: Tools) -> np.ndarray:
-    """1 where the classifier calls the text positive, else 0: `sentiment` without its degree of certainty."""
+    """1 where the classifier calls the text positive, else 0: `sentiment` without its certainty."""
     return (tools.positive(texts) > 0.5).astype(float)
 
 
 @reward
 def informativeness_per_word(texts: Sequence[str], tools: Tools) -> np.ndarray:
-    """Named entities and numbers per 100 words: `informativeness` that longer sentences do not raise."""
+    """Named entities and numbers per 100 words: like `informativeness`, but longer sentences do not raise it."""
     return np.array([100 * facts_of(doc) / max(1, sum(map(is_word, doc))) for doc in tools.docs(texts)])
 
 
@@ -147,20 +147,20 @@ def is_word(token) -> bool:
 
 
 def grammar_of(doc) -> float:
-    """Words that stand where English lets them stand, under a head that does too / words; in [0, 1], 0 without words.
+    """Share of words whose place and head are both licensed by English grammar; in [0, 1], 0 without words.
 
     A word is licensed when its attachment is one that `ATTACHMENTS` lists for its label and the next word may follow
-    it (`NEXT`). It counts when it and its head are licensed, so a verb without its subject takes its clause along.
-    Of a text that stops before a final mark the last word is licensed, and so is the root of the last sentence as long
-    as that has no more than `BARELY_BEGUN` tokens: the rest may be to come.
-    The rules need Penn tags, ClearNLP labels and sentence starts, nothing else, so any spaCy English pipeline will do.
+    it (`NEXT`). It counts when it and its head are licensed, so a verb without its subject costs the words that
+    depend on it too. In a text that stops before a final mark, the last word is licensed, and so is the root of the
+    last sentence if that has at most `BARELY_BEGUN` tokens, since the rest may be cut off. The rules need only Penn
+    tags, ClearNLP labels and sentence starts, so any English pipeline of spaCy will do.
     """
     words = licensed(doc)
     return sum(words.values()) / len(words) if words else 0.0
 
 
 def grammatical_sentences_of(doc) -> float:
-    """Sentences whose words all count for `grammar_of` / sentences with words; 0 for a text without words."""
+    """Share of sentences, of those with words, whose words all count for `grammar_of`; 0 for a text without words."""
     faultless: dict[int, bool] = {}  # by first token of the sentence
     for word, good in licensed(doc).items():
         faultless[word.sent.start] = faultless.get(word.sent.start, True) and good
@@ -168,7 +168,7 @@ def grammatical_sentences_of(doc) -> float:
 
 
 def licensed(doc) -> dict:
-    """Of every word of the text: are it and its head licensed?"""
+    """For every word of the text: are it and its head licensed?"""
     words = [token for token in doc if is_word(token)]
     good = {token.i for token in doc if attached(token) and continued(token)}
     last = words[-1] if words else None
@@ -375,7 +375,7 @@ DO = split("do does did")
 
 
 def score(texts: Sequence[str], names: Sequence[str], tools: Tools) -> pd.DataFrame:
-    """One row per text, one float column per reward name; equal texts are scored once, so that they always tie."""
+    """One row for each text, one float column for each reward. Equal texts are scored once, so that they always tie."""
     unknown = [name for name in names if name not in REWARDS]
     if unknown:
         raise UserError(f"unknown reward {', '.join(unknown)}: expected some of {', '.join(REWARDS)}")

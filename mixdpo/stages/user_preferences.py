@@ -1,4 +1,4 @@
-"""Users whose styles differ: who they are, what they ask and what they prefer (the poster's multi-user alignment)."""
+"""Users of different styles: who they are, what they ask, and what they prefer (the poster's multi-user alignment)."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def prompt_ids(instructions: pd.Series, tokenizer: PreTrainedTokenizerBase, spec
 def instruction_prompts(feedback: Path, tokenizer: PreTrainedTokenizerBase, spec: dict) -> pd.DataFrame:
     """Test instructions, each asked by one user: prompt_id, instruction, domain, user, style, prompt_ids.
 
-    Instructions of more than `max_prompt_tokens` are passed over; the users ask equally many, ± 1.
+    Instructions of more than `max_prompt_tokens` are left out. Users ask equally many, ± 1.
     """
     frame = read_feedback(feedback, "test").drop_duplicates("prompt_id")[["instruction"]]
     frame = frame.assign(prompt_ids=prompt_ids(frame["instruction"], tokenizer, spec))
@@ -46,10 +46,10 @@ def instruction_prompts(feedback: Path, tokenizer: PreTrainedTokenizerBase, spec
 
 
 def rated_responses(feedback: Path, tokenizer: PreTrainedTokenizerBase, spec: dict) -> pd.DataFrame:
-    """`responses` training responses of every instruction that has as many, drawn at random, in the columns of the
-    completions stage, one more for each style: its rating.
+    """`responses` training responses, drawn at random, of every instruction that has so many: the columns of the
+    completions stage, and a rating for each style.
 
-    Passed over: instructions of more than `max_prompt_tokens`, responses of more than `max_tokens` with end-of-text.
+    Left out: instructions of more than `max_prompt_tokens`, responses of more than `max_tokens` with end-of-text.
     """
     frame = read_feedback(feedback, "train").sample(frac=1, random_state=spec["seed"])
     frame["prompt_ids"] = prompt_ids(frame["instruction"], tokenizer, spec)

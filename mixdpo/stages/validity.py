@@ -1,6 +1,6 @@
 """Validity: does each reward measure what it is named for?
 
-A reward is held to reviews of the test split. Sentiment must separate labelled positive from negative reviews;
+Each reward is tested on reviews of the test split. Sentiment must separate labelled positive from negative reviews;
 informativeness and grammar must prefer a review to itself after damage. The damage is defined by the surface of the
 text alone (white space, capitals, word lists), never by the parse or the entities that the rewards look at, so that
 no reward is judged by itself.
@@ -70,7 +70,7 @@ def _shuffled(sentence: str, rng: np.random.Generator) -> str:
 
 
 def drop_verbs(text: str, rng: np.random.Generator) -> str:
-    """Drop every word of `FREQUENT_VERBS`; punctuation that hung on it moves to the word before."""
+    """Drop every word of `FREQUENT_VERBS`; its punctuation moves to the word before."""
     return " ".join(_without_verbs(sentence) for sentence in sentences(text))
 
 
@@ -100,8 +100,8 @@ def break_agreement(text: str, rng: np.random.Generator) -> str:
 def replace_names(text: str, rng: np.random.Generator) -> str:
     """Replace each run of names by a pronoun or generic noun (possessive kept), each run of numbers by a quantifier.
 
-    A name is a word written Xx… inside a sentence and not a stop word, wherever else in the text it stands;
-    a number is a word with a digit in it or a number word.
+    A name is a word that is written Xx… inside some sentence and is no stop word; it then counts everywhere in the
+    text. A number is a word with a digit in it, or a number word.
     """
     pieces = [[WORD.match(word).groups() for word in sentence.split()] for sentence in sentences(text)]
     names = {core for words in pieces for _, core, _ in words[1:] if _is_name(core)}

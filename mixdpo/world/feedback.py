@@ -1,7 +1,7 @@
 """A world of invented instructions and responses in UltraFeedback's schema, whose ratings are a function of the text.
 
 A response has four short sentences, each of one kind: advice, a hedge or a boast, a true or a false statement, the
-asked topic or another. What is spent on one aspect is not spent on the other three, so users of one aspect each disagree.
+asked topic or another. A response that serves one aspect serves the others less, so that users disagree.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 from mixdpo.data.feedback import ASPECTS
 from mixdpo.errors import UserError
 
-TOPICS = ["tea", "music", "winter"]  # few, so that a small model learns to write about the one it is asked for
+TOPICS = ["tea", "music", "winter"]  # few, so that a small model learns to write about the topic of the instruction
 FORMS = ["letter", "poem"]
 ASKING = ["I need a", "Give me a", "Please write a", "I would like a", "Show me a", "Write me a", "Let me have a"]
 READERS = ["sister", "brother", "mother", "father", "teacher", "friend", "neighbor", "doctor", "boss", "daughter"]
@@ -36,7 +36,7 @@ OPPOSITES = {"cold": "hot", "white": "black", "sweet": "sour", "hard": "soft", "
 OPPOSITES |= {false: true for true, false in OPPOSITES.items()}
 FACTS = {"ice": "cold", "fire": "hot", "snow": "white", "coal": "black", "honey": "sweet", "vinegar": "sour"}
 FACTS |= {"stone": "hard", "wool": "soft", "grass": "green", "blood": "red", "water": "wet", "sand": "dry"}
-TOLD_TRULY = ["ice", "snow", "honey", "stone", "grass", "water"]  # of the others the responses say what is false
+TOLD_TRULY = ["ice", "snow", "honey", "stone", "grass", "water"]  # responses say something false about the others
 STATEMENTS = [
     "We all see that {} is {}",
     "By its nature {} is very {}",
@@ -53,10 +53,10 @@ OTHER = [*ASKED[:1], "Let us talk about {topic} instead", "I would rather speak 
 
 KINDS = {"advice": 3.0, "hedge": 2.0, "boast": 1.0, "true": 2.0, "false": 1.0, "asked": 2.0, "other": 1.0}
 """Mean shares of the kinds of sentence, up to a factor."""
-CONCENTRATION = 0.35  # of the Dirichlet draw of a response's leaning; lower is more one-sided
+CONCENTRATION = 0.35  # of the Dirichlet draw of a response's shares; lower is more one-sided
 SENTENCES = 4
 LONGEST = 8  # words of one sentence that count
-SHORTEST = 20  # words of a response that a shorter one is taken to have, so that one sentence alone is no full mark
+SHORTEST = 20  # shorter responses count as having so many words, so that a single sentence gets no full rating
 CUE = re.compile(
     rf"\b(?:(?P<advice>{'|'.join(ADVICE).lower()})|(?P<hedge>not sure|do not know|guess|perhaps|maybe)|"
     rf"(?P<boast>certain|no doubt|promise|trust me)|(?P<fact>{'|'.join(FACTS)})|(?P<topic>{'|'.join(TOPICS + FORMS)}))\b"
@@ -64,7 +64,7 @@ CUE = re.compile(
 
 
 def _judged(cue: re.Match, words: list[str], asked: set[str]) -> tuple[str, float]:
-    """The aspect that a sentence speaks to, and how well: from -1 to 1."""
+    """The aspect that a sentence serves, and how well, from -1 to 1."""
     match cue.lastgroup:
         case "advice":
             return "helpfulness", 1.0

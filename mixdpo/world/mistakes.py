@@ -1,7 +1,7 @@
 """The mistake channel: slips of a careless author, with annotation that stays sensible.
 
-A slip takes a sentence, the list of its words in order, and changes it in place; it says whether it found a place to
-happen. Words of names and words beside clitics and hyphens stay as they are, and no word is hit twice.
+A slip takes a sentence, the list of its words in order, and changes it in place; it returns whether there was a place
+for it. Words of names and words beside clitics and hyphens stay as they are, and no word is hit twice.
 """
 
 from random import Random

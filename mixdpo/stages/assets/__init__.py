@@ -1,1 +1,1 @@
-"""The data and models a run starts from."""
+"""The data and models that a run starts from."""

@@ -57,7 +57,7 @@ def base(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reviews: Path
             attn_implementation=runtime.attention,
         )
     )
-    model = model.to(runtime.device).eval()  # eval: no dropout, the corpus is larger than the model can learn by heart
+    model = model.to(runtime.device).eval()  # eval: no dropout, since the corpus is too large for the model to memorise
     rows = token_rows(texts, tokenizer, spec["max_tokens"], first_only=spec["first_only"])
     how = {"epochs": spec["epochs"], "optimiser": optimiser_of(spec), "seed": spec["seed"]}
     curve = train_language_model(model, rows, **how, runtime=runtime, resume=resume)

@@ -25,7 +25,7 @@ from mixdpo.stages.assets.models import check, obtain
 def train_tokenizer(texts: pd.Series, vocabulary: int, max_tokens: int) -> PreTrainedTokenizerFast:
     """A lower-casing byte-level BPE between [CLS] and [SEP], learned from `texts`.
 
-    The usual WordPiece trainer of the library gives another vocabulary on every call; this one repeats.
+    The library's WordPiece trainer gives another vocabulary on every call; this one gives the same.
     """
     bpe = ByteLevelBPETokenizer(lowercase=True)
     names = {
@@ -41,7 +41,7 @@ def train_tokenizer(texts: pd.Series, vocabulary: int, max_tokens: int) -> PreTr
 
 
 def crops(texts: list[str], rng: np.random.Generator, words: int) -> list[str]:
-    """For each text a run of at most `words` words that starts anywhere, as completions are short."""
+    """For each text, at most `words` consecutive words from anywhere in it, since completions are short."""
     pieces = []
     for text in texts:
         split = text.split()

@@ -1,4 +1,4 @@
-"""Rated responses to instructions, from UltraFeedback's own rows, of a local file or of the hub."""
+"""Rated responses to instructions, from rows in UltraFeedback's schema, in a local file or on the hub."""
 
 import json
 from collections import Counter
@@ -59,7 +59,7 @@ def rating(annotation: dict | None, where: str) -> float | None:
 def as_feedback(rows: list[dict], entry: dict, where: str) -> tuple[pd.DataFrame, dict]:
     """Rows of UltraFeedback as rows of `COLUMNS`, and what was read, dropped and kept.
 
-    `test_share` of the kept instructions, drawn by the entry's `seed`, are test and the rest train. A row is numbered
+    `test_share` of the kept instructions, drawn by the entry's `seed`, are test and the rest train. Rows are numbered
     from 0. A repeated instruction is dropped with its responses; then responses that are blank or lack a rating; then
     instructions with fewer than two responses left.
     """
@@ -134,6 +134,6 @@ def feedback(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **files: 
         return
     try:
         frame = hub.read_dataset(spec)
-    except UserError as error:  # the hub's reader speaks for the reviews
+    except UserError as error:  # the hub's reader names the section of the reviews
         raise UserError(str(error).replace("assets.reviews", "assets.feedback")) from error
     write(out, frame.to_dict("records"), spec, spec["repository"])

@@ -9,7 +9,7 @@ from mixdpo.stages.assets import hub
 def obtain(asset: str, out: Path, spec: dict) -> None:
     """Make `out/model`, a link to `spec["path"]` (local) or to a pinned revision in the hub's cache.
 
-    A link keeps large models in one place; the manifest holds the SHA-256 of what it leads to.
+    The link avoids a copy of large models; the manifest holds the SHA-256 of the files behind it.
     """
     if spec["source"] == "local":
         path = Path(spec["path"])

@@ -94,7 +94,7 @@ def write(out: Path, raw: pd.DataFrame) -> None:
 
 
 def reviews(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **files: Path) -> None:
-    """Write `reviews.parquet` (columns of `corpus.COLUMNS`) and `counts.json`."""
+    """Write `reviews.parquet` (columns of `mixdpo.data.reviews.COLUMNS`) and `counts.json`."""
     if spec["source"] == "local":
         frames = [read_file(entry) for entry in spec["files"]]
     else:
