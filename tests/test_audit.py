@@ -23,13 +23,14 @@ from urllib3 import HTTPResponse
 
 from mixdpo.errors import UserError
 from mixdpo.paper.tables import tables as print_table
-from mixdpo.provenance.artifact import label, publish, sha256, write_json
+from mixdpo.provenance.artifact import publish, sha256, write_json
 from mixdpo.provenance.fingerprint import fingerprint
 from mixdpo.run import audit as module
 from mixdpo.run.audit import audit, causes_first, explain, lineage, sources
 from mixdpo.run.config import published
 from mixdpo.run.crate import write_crate
 from mixdpo.run.graph import TEXTS, job, table_inputs, targets
+from mixdpo.run.layout import parse
 from mixdpo.run.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
@@ -112,7 +113,7 @@ def make(path: str, config: dict, tables: dict, sentiment: float = 0.0) -> None:
             pd.DataFrame(rows).to_csv(out / "perplexity.csv", index=False)
         else:
             (out / "made.txt").write_text(f"{stage} {sentiment}")
-    write_json(Path(f"results/embedded/runs/{label(Path(path))}.json"), RECORD)
+    write_json(Path(parse(path).record), RECORD)
 
 
 @pytest.fixture
@@ -154,14 +155,14 @@ def edit(path: str, old: str, new: str) -> None:
 def test_a_clean_run(run):
     faults, summary = audit(*run)
     assert faults == []
-    # assets 5, sft, completions, rewards, preferences, reference, policy, evaluations 2 · 2, tables 2; cells 3 and 2
-    assert summary == "18 artifacts, 2 tables and figures, 5 cells: all match"
+    # assets 4, sft, completions, rewards, preferences, reference, policy, evaluations 2 · 2, tables 2; cells 3 and 2
+    assert summary == "17 artifacts, 2 tables and figures, 5 cells: all match"
 
 
 def test_a_run_outside_git_is_told_so(run):
-    record = Path("results/embedded/runs") / f"{label(Path(SFT, 'manifest.json'))}.json"
+    record = Path(parse(f"{SFT}/manifest.json").record)
     write_json(record, RECORD | {"commit": None, "dirty": None})
-    assert audit(*run)[1].startswith("18 artifacts (1 made outside Git, of which no commit is known)")
+    assert audit(*run)[1].startswith("17 artifacts (1 made outside Git, of which no commit is known)")
 
 
 def test_a_flipped_byte(run):
@@ -229,7 +230,7 @@ def test_an_input_that_the_table_has_no_more(run):
 
 
 def test_uncommitted_code_and_lost_records(run):
-    record = Path("results/embedded/runs") / f"{label(Path(SCORES, 'manifest.json'))}.json"
+    record = Path(parse(f"{SCORES}/manifest.json").record)
     write_json(record, RECORD | {"dirty": True})
     assert one_fault(run).startswith(f"made with uncommitted changes to the code of 01234567: {SCORES}; commit")
     record.unlink()
@@ -270,7 +271,7 @@ def test_a_table_of_another_target_is_audited_where_it_is(run):
     config, tables = run
     tables["perplexity"]["target"] = "more"
     make("paper_tables/embedded/index.manifest.json", config, tables)  # the page shows tables of target all
-    assert audit(config, tables)[1].startswith("18 artifacts, 2 tables and figures, 5 cells")
+    assert audit(config, tables)[1].startswith("17 artifacts, 2 tables and figures, 5 cells")
     Path("paper_tables/embedded/perplexity.manifest.json").unlink()
     assert audit(config, tables)[1].startswith("17 artifacts, 1 tables and figures, 3 cells")
 

@@ -18,6 +18,7 @@ from mixdpo.paper.tables import tables as print_table
 from mixdpo.provenance.artifact import publish, write_json
 from mixdpo.run.config import configuration, method_of, published, spec
 from mixdpo.run.graph import job, page_inputs, table_inputs
+from mixdpo.run.layout import parse
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = '</script><b id="hostile">bold</b> & "quoted" <img src=x onerror=alert(1)>'
@@ -82,11 +83,10 @@ def artifact(manifest: str, stage: str, settings: dict, inputs: list[str], write
         Path(manifest), stage=stage, spec=settings, code="0123456789abcdef", inputs={i: Path(i) for i in inputs}
     ) as (out, _):
         write(out)
-    record = manifest.removesuffix("/manifest.json").removesuffix(".manifest.json").replace("/", "--")
     facts = dict.fromkeys(("host", "system", "processor", "precision", "python", "commit"), "made up")
     facts |= {"device": "cpu", "threads": 1, "dirty": False, "seconds": 61.0, "peak_memory_mib": 512}
     write_json(
-        Path(f"results/made/runs/{record}.json"),
+        Path(parse(manifest).record),
         facts | {"started": "2026-01-02T03:04:05Z", "versions": {"numpy": np.__version__}},
     )
 

@@ -68,7 +68,7 @@ def test_page_is_there(project):
 
 def test_every_job_left_its_record_and_benchmark(project):
     runs = project / "results/tiny/runs"
-    assert len(list(runs.glob("*.json"))) == len(list(runs.rglob("*.tsv"))) == 80
+    assert len(list(runs.rglob("*.json"))) == len(list(runs.rglob("*.tsv"))) == 80
 
 
 def test_second_call_has_nothing_to_do(project):

@@ -28,6 +28,7 @@ from mixdpo.paper.scores import head_order, policies_in, within
 from mixdpo.run.audit import lineage, sources
 from mixdpo.run.config import configuration, experiments_of, is_figure, methods_of
 from mixdpo.run.graph import job
+from mixdpo.run.layout import PRINTED, parse
 from mixdpo.run.published import resolved
 from mixdpo.run.stages import STAGES
 
@@ -452,7 +453,7 @@ def differences(artifacts: Artifacts, paper: dict) -> list[dict]:
     """Settings in which the artifacts differ from what the paper's configuration `paper` would give them."""
     found, jobs = defaultdict(list), Counter()
     for path, artifact in artifacts.chain.items():
-        if not path.startswith("results/"):
+        if (key := parse(path)).stage in PRINTED:
             continue
         with contextlib.suppress(KeyError):  # a method or experiment of this run alone has nothing to be compared with
             _, theirs = job(paper, {}, path)
@@ -460,10 +461,10 @@ def differences(artifacts: Artifacts, paper: dict) -> list[dict]:
             jobs[stage] += 1
             if theirs.get("source") != ours.get("source"):
                 theirs, ours = ({"source": {"source": side["source"]} | side} for side in (theirs, ours))
-            for key in sorted({*flat(theirs), *flat(ours)}):
-                values = [written(flat(side).get(key)) for side in (theirs, ours)]
+            for name in sorted({*flat(theirs), *flat(ours)}):
+                values = [written(flat(side).get(name)) for side in (theirs, ours)]
                 if values[0] != values[1]:
-                    found[stage, key, *values].append("/".join(Path(path).parts[3:-1]))
+                    found[stage, name, *values].append(key.place.partition("/")[2])
     lines = [
         {"stage": stage, "key": key, "paper": theirs, "here": ours, "of": of if len(of) < jobs[stage] else []}
         for (stage, key, theirs, ours), of in found.items()
