@@ -46,9 +46,9 @@ rule job:
     params:
         inputs=named,
     shell:
-        "python -m mixdpo {params.stage} --out {output.manifest:q} --spec {params.spec:q} --code {params.code}"
-        " --record {params.record:q} {params.inputs:q} --device {resources.device} --precision {resources.precision}"
-        " --threads {threads} > {log:q} 2>&1"
+        "python -m mixdpo {params.stage:q} --out {output.manifest:q} --spec {params.spec:q} --code {params.code:q}"
+        " --record {params.record:q} {params.inputs:q} --device {resources.device:q}"
+        " --precision {resources.precision:q} --threads {threads} > {log:q} 2>&1"
 
 
 # Stages without a model: one thread of the CPU, whatever the device of the run.
