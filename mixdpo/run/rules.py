@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 from mixdpo.provenance.fingerprint import fingerprint
@@ -24,13 +25,15 @@ def work(config: dict, tables: dict[str, dict], stage: str) -> dict[str, str | C
     """
     where = pattern(config["run"], stage)
 
-    def today(wildcards: Mapping) -> tuple[str, dict]:
-        return job(config, tables, where.manifest.format(**wildcards))
+    @cache
+    def today(manifest: str) -> tuple[str, str]:
+        stage, spec = job(config, tables, manifest)
+        return stage, json.dumps(spec, sort_keys=True)
 
     return {
-        "stage": lambda wildcards: today(wildcards)[0],
-        "spec": lambda wildcards: json.dumps(today(wildcards)[1], sort_keys=True),
-        "code": lambda wildcards: fingerprint(STAGES[today(wildcards)[0]]),
+        "stage": lambda wildcards: today(where.manifest.format(**wildcards))[0],
+        "spec": lambda wildcards: today(where.manifest.format(**wildcards))[1],
+        "code": lambda wildcards: fingerprint(STAGES[today(where.manifest.format(**wildcards))[0]]),
         "record": where.record,
     }
 
