@@ -122,12 +122,12 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     for name, table in {"table1": TABLE, "perplexity": PERPLEXITY}.items():
-        Path("workflow/published").mkdir(parents=True, exist_ok=True)
-        Path(f"workflow/published/{name}.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
+        Path("mixdpo/paper/published").mkdir(parents=True, exist_ok=True)
+        Path(f"mixdpo/paper/published/{name}.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
     for text in TEXTS.values():
         Path(text).parent.mkdir(parents=True, exist_ok=True)
         Path(text).write_text("a text of the page")
-    tables = published(Path("workflow/published"), config)
+    tables = published(Path("mixdpo/paper/published"), config)
     todo = [path for path in targets(config, tables) if path.startswith("results")]
     while todo:
         ready = [path for path in todo if all(p.is_file() for p in upstream(path).values())]
@@ -198,8 +198,8 @@ def test_an_edited_setting(run):
 
 
 def test_an_edited_published_value(run):
-    edit("workflow/published/table1.yaml", "mean: 0.5", "mean: 0.6")
-    told = "workflow/published/table1.yaml is not what it was when it went into: "
+    edit("mixdpo/paper/published/table1.yaml", "mean: 0.5", "mean: 0.6")
+    told = "mixdpo/paper/published/table1.yaml is not what it was when it went into: "
     made = "paper_tables/embedded/table1, paper_tables/embedded/index"
     assert one_fault(run) == f"{told}{made}; run snakemake"
 
@@ -242,7 +242,7 @@ def test_lineage_names_every_artifact_once_before_what_it_is_made_from(run):
     assert set(chain) == set(causes_first(["paper_tables/embedded/table1.manifest.json"]))
     first = next(iter(chain.values()))
     assert (first["stage"], first["depth"], first["facts"]) == ("tables", 0, RECORD)
-    assert first["inputs"]["workflow/published/table1.yaml"] == "workflow/published/table1.yaml"
+    assert first["inputs"]["mixdpo/paper/published/table1.yaml"] == "mixdpo/paper/published/table1.yaml"
     sft = chain[f"{SFT}/manifest.json"]
     assert sft["sha256"] == sha256(Path(SFT, "manifest.json")) and sft["spec"]["epochs"] == 2
     assert sft["inputs"] == {"results/embedded/assets/base": "results/embedded/assets/base/manifest.json"}
@@ -339,8 +339,11 @@ class Shelf(requests.adapters.BaseAdapter):
 @pytest.fixture
 def crate(run, tmp_path):
     """The run as a crate, with the workflow's own files beside its artifacts."""
-    for name in ("Snakefile", "config.yaml", "mixdpo", "LICENSE"):
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, name)
+    for name in ("Snakefile", "config.yaml", "LICENSE"):
+        shutil.copy2(ROOT / name, name)
+    for file in (ROOT / "mixdpo").rglob("*.py"):
+        (to := file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, to)
     write_crate(*run, tmp_path / "crate")
     return tmp_path / "crate"
 

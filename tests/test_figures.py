@@ -28,7 +28,7 @@ from mixdpo.paper.figures import (
 )
 from mixdpo.run.config import methods_of
 
-PUBLISHED = Path(__file__).parent.parent / "workflow" / "published"
+PUBLISHED = Path(__file__).parent.parent / "mixdpo/paper/published"
 REWARDS = ["sentiment", "informativeness", "grammar"]
 TEXTS = [" A warm and lovely tale.", " Set in Rome, by Solomon.", " It is a story. It ends."]
 

@@ -18,7 +18,7 @@ from mixdpo.run.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
-PUBLISHED = ROOT / "workflow/published"
+PUBLISHED = ROOT / "mixdpo/paper/published"
 TABLES = published(PUBLISHED, CONFIG)
 
 
@@ -112,7 +112,7 @@ def test_inputs_of_a_table():
     inputs = table_inputs(CONFIG, TABLES, "gates")
     assert inputs["gates:multi_task"] == "results/embedded/gates/multi_task/manifest.json"
     assert "gates:multi_reward" not in table_inputs(CONFIG, TABLES, "claims"), "no method there has a gate"
-    assert table_inputs(CONFIG, TABLES, "claims")["table3"] == "workflow/published/table3.yaml"
+    assert table_inputs(CONFIG, TABLES, "claims")["table3"] == "mixdpo/paper/published/table3.yaml"
     found = inputs["completions:multi_task/moe_case1/seed0"]
     assert found == "results/embedded/evaluations/multi_task/moe_case1/seed0/completions/manifest.json"
 

@@ -143,7 +143,7 @@ def test_the_documents_method_row_and_claim_bring_their_jobs():
     text = (ROOT / "docs/extending.md").read_text()
     method, (row,), (claim,) = (yaml.safe_load(block) for block in blocks(text.partition("## A method")[2], "yaml"))
     changed = yaml.safe_load((ROOT / "config.yaml").read_text())
-    tables = published(ROOT / "workflow/published", changed)
+    tables = published(ROOT / "mixdpo/paper/published", changed)
     update_config(changed, method)
     tables["table1"]["rows"].append(row)
     tables["claims"]["rows"].append(claim)
@@ -161,7 +161,7 @@ def test_the_documents_overlay_for_reviews(folder):
     changed = yaml.safe_load((ROOT / "config.yaml").read_text())
     update_config(changed, overlay)
     checks.validate(changed)
-    checks.check_tables(changed, published(ROOT / "workflow/published", changed))
+    checks.check_tables(changed, published(ROOT / "mixdpo/paper/published", changed))
 
 
 def test_the_documents_rated_responses_and_their_overlay(folder, runtime):
@@ -175,7 +175,7 @@ def test_the_documents_rated_responses_and_their_overlay(folder, runtime):
     changed = yaml.safe_load((ROOT / "config.yaml").read_text())
     update_config(changed, overlay)
     checks.validate(changed)
-    checks.check_tables(changed, published(ROOT / "workflow/published", changed))
+    checks.check_tables(changed, published(ROOT / "mixdpo/paper/published", changed))
     spec = config_slice(changed, "feedback") | {"test_share": 0}
     feedback(folder, spec, runtime=runtime, resume=folder, file=Path("my/rated.jsonl"))
     frame = pd.read_parquet("feedback.parquet")

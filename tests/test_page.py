@@ -100,14 +100,14 @@ def page(tmp_path_factory) -> Path:
 
 
 def made_page() -> Path:
-    for name in ("config.yaml", "config/paper.yaml", "docs", "workflow/report"):
+    for name in ("config.yaml", "config/paper.yaml", "docs", "mixdpo/paper/page.html.j2"):
         source, to = ROOT / name, Path(name)
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, to) if source.is_dir() else shutil.copy(source, to)
-    Path("workflow/published").mkdir()
+    Path("mixdpo/paper/published").mkdir(parents=True)
     for name, table in ("table1", TABLE), ("claims", CLAIMS), ("figure2", FIGURE):
-        Path(f"workflow/published/{name}.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
-    config, tables = configuration() | {"run": "made"}, published(Path("workflow/published"), configuration())
+        Path(f"mixdpo/paper/published/{name}.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
+    config, tables = configuration() | {"run": "made"}, published(Path("mixdpo/paper/published"), configuration())
     run, rng = "results/made", np.random.default_rng(0)
     reviews, base = f"{run}/assets/reviews/manifest.json", f"{run}/assets/base/manifest.json"
     made(reviews, config, [], lambda out: (out / "reviews.parquet").write_bytes(b"reviews"))
@@ -287,7 +287,7 @@ def test_same_inputs_same_bytes(page):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(page.parent.parent)
         again = rendered(
-            configuration() | {"run": "made"}, published(Path("workflow/published"), configuration()), Path("again")
+            configuration() | {"run": "made"}, published(Path("mixdpo/paper/published"), configuration()), Path("again")
         )
     assert again.read_bytes() == page.read_bytes()
 
@@ -295,7 +295,7 @@ def test_same_inputs_same_bytes(page):
 def test_a_run_without_claims_or_figures_has_a_page(page):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(page.parent.parent)
-        tables = published(Path("workflow/published"), configuration())
+        tables = published(Path("mixdpo/paper/published"), configuration())
         few = rendered(configuration() | {"run": "made"}, {"table1": tables["table1"]}, Path("few"))
     assert "claims of the paper" not in " ".join(Page(few).text.split())
 

@@ -23,7 +23,7 @@ from mixdpo.paper.figures import KINDS, figures, principal_components, user_map,
 from mixdpo.paper.tables import tables
 from mixdpo.run.config import methods_of, published
 
-PUBLISHED = Path(__file__).parent.parent / "workflow" / "published"
+PUBLISHED = Path(__file__).parent.parent / "mixdpo/paper/published"
 STYLES = {"helpfulness": "Helpfulness", "honesty": "Honesty"}
 
 
@@ -316,7 +316,7 @@ def test_tables_are_printed_from_their_yaml(tmp_path, runtime, judgements):
 
 
 def test_published_tables_are_known():
-    tables = published(PUBLISHED, yaml.safe_load((PUBLISHED.parent.parent / "config.yaml").read_text()))
+    tables = published(PUBLISHED, yaml.safe_load((Path(__file__).parent.parent / "config.yaml").read_text()))
     users = ["user_moe_case1", "user_moe_case2", "user_moe_adapters", "user_moe_specialists"]
     for name, methods in {"poster_table3": 1, "length_bias": 1, "users": 1, "users_win_rates": 4}.items():
         assert tables[name]["kind"] in printing.KINDS

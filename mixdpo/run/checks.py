@@ -20,6 +20,7 @@ from mixdpo.run.config import (
     present,
     reward_model_files,
 )
+from mixdpo.run.layout import PUBLISHED
 
 RESERVED = (
     "gate",
@@ -232,7 +233,7 @@ def check_method(config: dict, name: str) -> None:
 def check_tables(config: dict, tables: dict[str, dict]) -> None:
     """Raise `UserError` if a published table names an experiment, reward or method that the configuration lacks."""
     for name, table in tables.items():
-        where = f"workflow/published/{name}.yaml"
+        where = f"{PUBLISHED}/{name}.yaml"
         for experiment in experiments_of(table):
             if experiment not in present(config):
                 found = ", ".join(present(config))

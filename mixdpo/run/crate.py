@@ -20,6 +20,8 @@ PROFILES = {"process": "Process Run Crate", "workflow": "Workflow Run Crate", "p
 PROFILE_VERSION = "0.5"
 CODE = (
     "mixdpo/**/*.py",
+    "mixdpo/paper/published/*.yaml",
+    "mixdpo/paper/*.j2",
     "workflow/**/*.smk",
     "workflow/**/*.yaml",
     "envs/*",

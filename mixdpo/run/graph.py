@@ -5,7 +5,6 @@ The rules of the workflow and the audit ask here, so that they agree.
 
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 
 from mixdpo.run.config import (
     asset_files,
@@ -21,12 +20,11 @@ from mixdpo.run.config import (
     reward_model_files,
     spec,
 )
-from mixdpo.run.layout import PRINTED, Key, is_manifest, parse, policy_of, split_policy
+from mixdpo.run.layout import PRINTED, PUBLISHED, Key, is_manifest, parse, policy_of, split_policy
 from mixdpo.run.published import sources_of
 
-PUBLISHED = Path("workflow/published")  # relative, as manifests record it
 TEXTS = {  # of the page of a run, by input name
-    "template": "workflow/report/index.html.j2",
+    "template": "mixdpo/paper/page.html.j2",
     "decisions": "docs/decisions.md",
     "notes": "docs/replication-notes.md",
     "config": "config.yaml",

@@ -6,9 +6,12 @@ No other file writes these paths. All are relative to the project, as manifests 
 import re
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from mixdpo.errors import UserError
 
+PUBLISHED = Path("mixdpo/paper/published")
+"""The paper as data: a file a table or figure."""
 PLACES = {
     "reviews": "assets/reviews",
     "feedback": "assets/feedback",
