@@ -16,10 +16,11 @@ from pathlib import Path
 import yaml
 
 from mixdpo.errors import UserError
-from mixdpo.provenance.artifact import keep, label, publish, there, write_json
+from mixdpo.provenance.artifact import keep, publish, there, write_json
 from mixdpo.run.checks import check_tables, validate
 from mixdpo.run.config import configuration, published
 from mixdpo.run.graph import PUBLISHED
+from mixdpo.run.layout import parse_printed
 from mixdpo.run.stages import STAGES
 
 
@@ -31,7 +32,7 @@ def job_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="the manifest to publish")
     parser.add_argument("--spec", type=json.loads, required=True, help="the stage's slice of the configuration")
     parser.add_argument("--code", required=True, help="fingerprint of the stage's code")
-    parser.add_argument("--facts", type=Path, required=True, help="folder for the run record")
+    parser.add_argument("--record", type=Path, required=True, help="the run record to write")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=1)
@@ -43,7 +44,7 @@ def person_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mixdpo")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     explain = commands.add_parser("explain", help="a printed number: made again, defined, and traced to raw reviews")
-    explain.add_argument("table", help="paper_tables/RUN/NAME of a table or figure")
+    explain.add_argument("table", help="a table or figure, as paper_tables/RUN/NAME")
     explain.add_argument("label", nargs="*", help="row and column of a cell, as they stand in NAME.csv")
     explain.set_defaults(function=explain_cell)
     audit = commands.add_parser("audit", help="every number of a run against its artifacts, configuration and code")
@@ -139,11 +140,8 @@ def generate_own(arguments: argparse.Namespace) -> None:
 def explain_cell(arguments: argparse.Namespace) -> None:
     from mixdpo.run.audit import explain
 
-    path = Path(arguments.table)
-    name = path.name.partition(".")[0]
-    if path.parts[:1] != ("paper_tables",) or len(path.parts) != 3:
-        raise UserError(f"{path}: expected paper_tables/RUN/NAME; type one, as in paper_tables/embedded/table1")
-    print(explain(*run_named(path.parts[1], arguments.configfile), name, arguments.label))
+    key = parse_printed(Path(arguments.table).as_posix())
+    print(explain(*run_named(key.run, arguments.configfile), key.table, arguments.label))
 
 
 def audit_run(arguments: argparse.Namespace) -> None:
@@ -205,14 +203,13 @@ def run(arguments: argparse.Namespace) -> None:
     gc.freeze()
     gc.enable()
     work = {"stage": stage, "spec": spec, "code": code, "inputs": inputs}
-    record = arguments.facts / f"{label(arguments.out)}.json"
-    if record.is_file() and there(arguments.out, **work):
+    if arguments.record.is_file() and there(arguments.out, **work):
         print(f"{arguments.out}: everything is there, nothing was done; to make it again delete its files")
         return
     with publish(arguments.out, **work, runtime=asdict(runtime)) as (staging, resume):
         function(staging, spec, runtime=runtime, resume=resume, **folders)
     keep([arguments.out])
-    write_json(record, facts(asdict(runtime), start))
+    write_json(arguments.record, facts(asdict(runtime), start))
     gc.freeze()  # what the stage imported or still holds
 
 

@@ -15,6 +15,7 @@ from mixdpo.paper.tables import tables as print_table
 from mixdpo.provenance.artifact import publish, write_json
 from mixdpo.run.config import configuration, published, spec
 from mixdpo.run.graph import job, page_inputs, table_inputs
+from mixdpo.run.layout import parse
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = '</script><b id="hostile">bold</b> & "quoted" <img src=x onerror=alert(1)>'
@@ -85,24 +86,28 @@ def artifact(manifest: str, stage: str, settings: dict, inputs: list[str], write
         Path(manifest), stage=stage, spec=settings, code="0123456789abcdef", inputs={i: Path(i) for i in inputs}
     ) as (out, _):
         write(out)
-    record = manifest.removesuffix("/manifest.json").removesuffix(".manifest.json").replace("/", "--")
     facts = dict.fromkeys(("host", "system", "processor", "precision", "python", "commit"), "made up")
     facts |= {"device": "cpu", "threads": 1, "dirty": False, "seconds": 61.0, "peak_memory_mib": 512}
     write_json(
-        Path(f"results/made/runs/{record}.json"),
+        Path(parse(manifest).record),
         facts | {"started": "2026-01-02T03:04:05Z", "versions": {"numpy": np.__version__}},
     )
 
 
 def made_page() -> Path:
-    for name in ("config.yaml", "config", "docs", "workflow/report"):
+    for name in (
+        "config.yaml",
+        "config",
+        "docs",
+        *(f"mixdpo/paper/page.{suffix}" for suffix in ("html.j2", "css", "js")),
+    ):
         source, to = ROOT / name, Path(name)
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, to) if source.is_dir() else shutil.copy(source, to)
-    Path("workflow/published").mkdir()
+    Path("mixdpo/paper/published").mkdir(parents=True)
     for name, table in ("table1", TABLE), ("claims", CLAIMS), ("figure2", FIGURE):
-        Path(f"workflow/published/{name}.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
-    config, tables = configuration() | {"run": "made"}, published(Path("workflow/published"), configuration())
+        Path(f"mixdpo/paper/published/{name}.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
+    config, tables = configuration() | {"run": "made"}, published(Path("mixdpo/paper/published"), configuration())
     run, rng = "results/made", np.random.default_rng(0)
     reviews, base = f"{run}/assets/reviews/manifest.json", f"{run}/assets/base/manifest.json"
     made(reviews, config, [], lambda out: (out / "reviews.parquet").write_bytes(b"reviews"))

@@ -23,13 +23,14 @@ from urllib3 import HTTPResponse
 
 from mixdpo.errors import UserError
 from mixdpo.paper.tables import tables as print_table
-from mixdpo.provenance.artifact import label, publish, sha256, write_json
+from mixdpo.provenance.artifact import publish, sha256, write_json
 from mixdpo.provenance.fingerprint import fingerprint
 from mixdpo.run import audit as module
 from mixdpo.run.audit import audit, causes_first, explain, lineage, sources
 from mixdpo.run.config import configuration, published
 from mixdpo.run.crate import write_crate
 from mixdpo.run.graph import TEXTS, job, table_inputs, targets
+from mixdpo.run.layout import parse
 from mixdpo.run.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
@@ -112,7 +113,7 @@ def make(path: str, config: dict, tables: dict, sentiment: float = 0.0) -> None:
             pd.DataFrame(rows).to_csv(out / "perplexity.csv", index=False)
         else:
             (out / "made.txt").write_text(f"{stage} {sentiment}")
-    write_json(Path(f"results/embedded/runs/{label(Path(path))}.json"), RECORD)
+    write_json(Path(parse(path).record), RECORD)
 
 
 @pytest.fixture
@@ -123,12 +124,12 @@ def run(tmp_path, monkeypatch):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, name)
     config = configuration()
     for name, table in {"table1": TABLE, "perplexity": PERPLEXITY}.items():
-        Path("workflow/published").mkdir(parents=True, exist_ok=True)
-        Path(f"workflow/published/{name}.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
+        Path("mixdpo/paper/published").mkdir(parents=True, exist_ok=True)
+        Path(f"mixdpo/paper/published/{name}.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
     for text in TEXTS.values():
         Path(text).parent.mkdir(parents=True, exist_ok=True)
         Path(text).write_text("a text of the page")
-    tables = published(Path("workflow/published"), config)
+    tables = published(Path("mixdpo/paper/published"), config)
     todo = [path for path in targets(config, tables) if path.startswith("results")]
     while todo:
         ready = [path for path in todo if all(p.is_file() for p in upstream(path).values())]
@@ -156,14 +157,14 @@ def edit(path: str, old: str, new: str) -> None:
 def test_a_clean_run(run):
     faults, summary = audit(*run)
     assert faults == []
-    # assets 5, sft, completions, rewards, preferences, reference, policy, evaluations 2 · 2, tables 2; cells 3 and 2
-    assert summary == "18 artifacts, 2 tables and figures, 5 cells: all match"
+    # assets 4, sft, completions, rewards, preferences, reference, policy, evaluations 2 · 2, tables 2; cells 3 and 2
+    assert summary == "17 artifacts, 2 tables and figures, 5 cells: all match"
 
 
 def test_a_run_outside_git_is_told_so(run):
-    record = Path("results/embedded/runs") / f"{label(Path(SFT, 'manifest.json'))}.json"
+    record = Path(parse(f"{SFT}/manifest.json").record)
     write_json(record, RECORD | {"commit": None, "dirty": None})
-    assert audit(*run)[1].startswith("18 artifacts (1 made outside Git, of which no commit is known)")
+    assert audit(*run)[1].startswith("17 artifacts (1 made outside Git, of which no commit is known)")
 
 
 def test_a_flipped_byte(run):
@@ -199,8 +200,8 @@ def test_an_edited_setting(run):
 
 
 def test_an_edited_published_value(run):
-    edit("workflow/published/table1.yaml", "mean: 0.5", "mean: 0.6")
-    told = "workflow/published/table1.yaml is not what it was when it went into: "
+    edit("mixdpo/paper/published/table1.yaml", "mean: 0.5", "mean: 0.6")
+    told = "mixdpo/paper/published/table1.yaml is not what it was when it went into: "
     made = "paper_tables/embedded/table1, paper_tables/embedded/index"
     assert one_fault(run) == f"{told}{made}; run snakemake"
 
@@ -231,7 +232,7 @@ def test_an_input_that_the_table_has_no_more(run):
 
 
 def test_uncommitted_code_and_lost_records(run):
-    record = Path("results/embedded/runs") / f"{label(Path(SCORES, 'manifest.json'))}.json"
+    record = Path(parse(f"{SCORES}/manifest.json").record)
     write_json(record, RECORD | {"dirty": True})
     assert one_fault(run).startswith(f"made with uncommitted changes to the code of 01234567: {SCORES}; commit")
     record.unlink()
@@ -243,7 +244,7 @@ def test_lineage_names_every_artifact_once_before_what_it_is_made_from(run):
     assert set(chain) == set(causes_first(["paper_tables/embedded/table1.manifest.json"]))
     first = next(iter(chain.values()))
     assert (first["stage"], first["depth"], first["facts"]) == ("tables", 0, RECORD)
-    assert first["inputs"]["workflow/published/table1.yaml"] == "workflow/published/table1.yaml"
+    assert first["inputs"]["mixdpo/paper/published/table1.yaml"] == "mixdpo/paper/published/table1.yaml"
     sft = chain[f"{SFT}/manifest.json"]
     assert sft["sha256"] == sha256(Path(SFT, "manifest.json")) and sft["spec"]["epochs"] == 2
     assert sft["inputs"] == {"results/embedded/assets/base": "results/embedded/assets/base/manifest.json"}
@@ -264,7 +265,7 @@ def test_sources_of_a_claim(run):
         "rows": [{"claim": "gain", "policy": "dpo", "baseline": "reference"}, {"claim": "none", "policy": "other"}]
     }
     manifest = Path("paper_tables/embedded/table1.manifest.json")
-    methods = {module.method_behind(path) for path in sources(table, manifest, "gain", "")}
+    methods = {parse(path).method for path in sources(table, manifest, "gain", "")}
     assert methods == {"dpo", "reference"} and sources(table, manifest, "none", "") == []
 
 
@@ -272,9 +273,9 @@ def test_a_table_of_another_target_is_audited_where_it_is(run):
     config, tables = run
     tables["perplexity"]["target"] = "more"
     make("paper_tables/embedded/index.manifest.json", config, tables)  # the page shows tables of target all
-    assert audit(config, tables)[1].startswith("18 artifacts, 2 tables and figures, 5 cells")
+    assert audit(config, tables)[1].startswith("17 artifacts, 2 tables and figures, 5 cells")
     Path("paper_tables/embedded/perplexity.manifest.json").unlink()
-    assert audit(config, tables)[1].startswith("17 artifacts, 1 tables and figures, 3 cells")
+    assert audit(config, tables)[1].startswith("16 artifacts, 1 tables and figures, 3 cells")
 
 
 def test_explain_a_cell(run):
@@ -340,8 +341,12 @@ class Shelf(requests.adapters.BaseAdapter):
 @pytest.fixture
 def crate(run, tmp_path):
     """The run as a crate, with the workflow's own files beside its artifacts."""
-    for name in ("Snakefile", "mixdpo", "LICENSE"):
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, name)
+    for name in ("Snakefile", "LICENSE"):
+        shutil.copy2(ROOT / name, name)
+    for pattern in ("*.py", "run/*.json"):
+        for file in (ROOT / "mixdpo").rglob(pattern):
+            (to := file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, to)
     write_crate(*run, tmp_path / "crate")
     return tmp_path / "crate"
 
@@ -364,7 +369,7 @@ def test_crate_has_a_job_an_artifact(crate):
     assert any(o["name"] == "rewards.names" and "sentiment_label" in o["value"] for o in objects)
     memory = entities[job["resourceUsage"]["@id"]]
     assert (memory["value"], memory["unitText"]) == ("300", "MiB")
-    assert sum(e["@type"] == "CreateAction" for e in entities.values()) == 18 + 1
+    assert sum(e["@type"] == "CreateAction" for e in entities.values()) == 17 + 1
 
 
 @pytest.mark.slow

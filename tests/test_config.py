@@ -50,7 +50,7 @@ def test_overlays_are_valid(path, tmp_path, monkeypatch):
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             Path(file).touch()
     validate(config)
-    check_tables(config, published(ROOT / "workflow/published", config))
+    check_tables(config, published(ROOT / "mixdpo/paper/published", config))
 
 
 def test_default_is_valid():
@@ -114,7 +114,7 @@ def test_faults_are_one_line(key, value, words):
 )
 def test_tables_that_the_configuration_cannot_fill_are_named(key, value, words):
     with pytest.raises(UserError) as error:
-        check_tables(changed(key, value), published(ROOT / "workflow/published", DEFAULT))
+        check_tables(changed(key, value), published(ROOT / "mixdpo/paper/published", DEFAULT))
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
 
 
@@ -134,7 +134,7 @@ def test_tables_that_the_configuration_cannot_fill_are_named(key, value, words):
     ],
 )
 def test_claims_that_the_configuration_cannot_test_are_named(key, value, words):
-    tables = published(ROOT / "workflow/published", DEFAULT)
+    tables = published(ROOT / "mixdpo/paper/published", DEFAULT)
     row = next(row for row in tables["claims"]["rows"] if row["claim"] == "case1_over_dpo_grammar")
     row[key] = value
     with pytest.raises(UserError) as error:
@@ -143,7 +143,7 @@ def test_claims_that_the_configuration_cannot_test_are_named(key, value, words):
 
 
 def test_settings_vary_the_rewards_decodings_and_methods_that_they_touch():
-    rows = published(ROOT / "workflow/published", DEFAULT)["sensitivity"]["rows"]
+    rows = published(ROOT / "mixdpo/paper/published", DEFAULT)["sensitivity"]["rows"]
     found = {(row["setting"], row["claim"]): row for row in rows}
     assert found["β = 0.2", "case1_over_dpo_grammar"]["policy"] == "mix_case1_beta_0_2"
     assert found["β = 0.2", "case1_over_dpo_grammar"]["baseline"] == "dpo_beta_0_2"
@@ -320,14 +320,14 @@ def test_faults_of_users_and_extensions_are_one_line(key, value, words):
 )
 def test_tables_of_users_that_the_configuration_cannot_fill_are_named(key, value, words):
     with pytest.raises(UserError) as error:
-        check_tables(changed(key, value), published(ROOT / "workflow/published", DEFAULT))
+        check_tables(changed(key, value), published(ROOT / "mixdpo/paper/published", DEFAULT))
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value), error.value
 
 
 def test_an_experiment_left_out_leaves_out_its_tables():
     config = changed("experiments.multi_user", None)
     validate(config)
-    tables, whole = (published(ROOT / "workflow/published", c) for c in (config, DEFAULT))
+    tables, whole = (published(ROOT / "mixdpo/paper/published", c) for c in (config, DEFAULT))
     check_tables(config, tables)
     assert set(whole) - set(tables) == {
         "poster_table3",

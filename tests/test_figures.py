@@ -29,7 +29,7 @@ from mixdpo.paper.scores import learned_differences
 from mixdpo.run.config import methods_of
 from mixdpo.run.kinds import KINDS
 
-PUBLISHED = Path(__file__).parent.parent / "workflow" / "published"
+PUBLISHED = Path(__file__).parent.parent / "mixdpo/paper/published"
 REWARDS = ["sentiment", "informativeness", "grammar"]
 TEXTS = [" A warm and lovely tale.", " Set in Rome, by Solomon.", " It is a story. It ends."]
 

@@ -1,6 +1,6 @@
 """The graph that rules and audit share: every target is a job, and the job is the one that the rules would run."""
 
-import json
+import copy
 import shlex
 import shutil
 import subprocess
@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mixdpo.__main__ import job_parser
 from mixdpo.fields import merged
 from mixdpo.run.config import configuration, published
-from mixdpo.run.graph import job, page_inputs, printed, table_inputs, targets
+from mixdpo.run.graph import inputs_of, job, page_inputs, printed, table_inputs, targets
+from mixdpo.run.layout import Key, is_manifest, parse
 from mixdpo.run.settings import completed
 from mixdpo.run.stages import STAGES
 from mixdpo.run.yaml import shipped
 
 ROOT = Path(__file__).parent.parent
 CONFIG = completed(shipped(ROOT))
-PUBLISHED = ROOT / "workflow/published"
+PUBLISHED = ROOT / "mixdpo/paper/published"
 TABLES = published(PUBLISHED, CONFIG)
 
 
@@ -68,11 +70,69 @@ def test_a_comment_in_a_configuration_changes_no_job(tmp_path, monkeypatch):
     assert not [path for path in page_inputs(config, TABLES).values() if path.startswith("config")]
 
 
+def made_from(stage: str, experiment: str = "", policy: str = "", config: dict = CONFIG) -> dict[str, str]:
+    return inputs_of(config, TABLES, Key(config["run"], stage, experiment, policy).manifest)
+
+
+def test_inputs_by_experiment():
+    """Users rate responses; rewards score completions of reviews."""
+    assert made_from("preferences", "multi_task") == {
+        "completions": "results/embedded/completions/multi_task/manifest.json",
+        "rewards": "results/embedded/rewards/multi_task/manifest.json",
+    }
+    assert made_from("preferences", "multi_user").keys() == {"reference", "feedback"}
+    assert made_from("sft", "multi_task")["reviews"] == "results/embedded/assets/reviews/manifest.json"
+    assert made_from("sft", "multi_user")["reviews"] == "results/embedded/assets/feedback/manifest.json"
+    assert made_from("evaluations", "multi_user", "reference") == {
+        "policy": "results/embedded/sft/multi_user/manifest.json",
+        "reference": "results/embedded/sft/multi_user/manifest.json",
+        "feedback": "results/embedded/assets/feedback/manifest.json",
+    }
+
+
+def test_inputs_of_a_policy():
+    """A gate where the method has one, and the policies of the same seed whose experts it starts from."""
+    own = {"reference", "preferences", "reference_log_probs"}
+    assert made_from("policies", "multi_reward", "dpo/seed0").keys() == own
+    assert made_from("policies", "multi_task", "moe_case1/seed0").keys() == own | {"gate"}
+    hybrid = {"experts": {"initial": ["dpo/0", "mix_case1/2"]}}
+    config = completed(merged(CONFIG, {"policies": {"methods": {"hybrid": hybrid}}}))
+    found = made_from("policies", "multi_reward", "hybrid/seed3", config)
+    assert found["dpo"] == "results/embedded/policies/multi_reward/dpo/seed3/manifest.json"
+    assert found.keys() == own | {"dpo", "mix_case1"}
+
+
+def test_a_policy_is_judged_against_opponents_of_its_own_seed():
+    assert made_from("judgements", "multi_user", "user_moe_case1/seed1") == {
+        "policy": "results/embedded/evaluations/multi_user/user_moe_case1/seed1/completions/manifest.json",
+        "reference": "results/embedded/evaluations/multi_user/reference/completions/manifest.json",
+        "user_dpo": "results/embedded/evaluations/multi_user/user_dpo/seed1/completions/manifest.json",
+    }
+
+
+def test_inputs_of_assets():
+    assert made_from("classifier") == {"reviews": "results/embedded/assets/reviews/manifest.json"}
+    config = copy.deepcopy(CONFIG)
+    config["assets"]["classifier"] = {"source": "local", "local": {"path": "models/mine"}}
+    assert made_from("classifier", config=config) == {"model": "models/mine/config.json"}
+    base = {"source": "local", "local": {"path": "models/own"}}
+    config["experiments"]["multi_user"]["base"] = base
+    assert made_from("bases", "multi_user", config=config) == {"model": "models/own/config.json"}
+    assert made_from("sft", "multi_user", config=config)["base"] == "results/embedded/bases/multi_user/manifest.json"
+
+
+def test_targets_are_complete():
+    """Whatever an artifact of the run is made from is an artifact of the run, too."""
+    wanted = targets(CONFIG, TABLES)
+    behind = {path for manifest in wanted for path in inputs_of(CONFIG, TABLES, manifest).values()}
+    assert set(filter(is_manifest, behind)) <= set(wanted)
+
+
 def test_inputs_of_a_table():
     inputs = table_inputs(CONFIG, TABLES, "gates")
     assert inputs["gates:multi_task"] == "results/embedded/gates/multi_task/manifest.json"
     assert "gates:multi_reward" not in table_inputs(CONFIG, TABLES, "claims"), "no method there has a gate"
-    assert table_inputs(CONFIG, TABLES, "claims")["table3"] == "workflow/published/table3.yaml"
+    assert table_inputs(CONFIG, TABLES, "claims")["table3"] == "mixdpo/paper/published/table3.yaml"
     found = inputs["completions:multi_task/moe_case1/seed0"]
     assert found == "results/embedded/evaluations/multi_task/moe_case1/seed0/completions/manifest.json"
 
@@ -118,8 +178,12 @@ def test_the_rules_run_these_jobs(changes, tmp_path, monkeypatch):
     lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if "python -m mixdpo" in line]
     found = {}
     for line in lines:
-        words = shlex.split(line)
-        given = {name: words[words.index(f"--{name}") + 1] for name in ("out", "spec")}
-        found[given["out"]] = (words[words.index("mixdpo") + 1], json.loads(given["spec"]))
+        words = shlex.split(line.split("python -m mixdpo ")[1].partition(" > ")[0])
+        arguments = job_parser().parse_intermixed_args(words)
+        inputs = dict(pair.split("=", 1) for pair in arguments.inputs)
+        found[arguments.out.as_posix()] = (arguments.stage, arguments.spec, arguments.record.as_posix(), inputs)
     tables = published(PUBLISHED, config)
-    assert found == {manifest: job(config, tables, manifest) for manifest in targets(config, tables)}
+    assert found == {
+        manifest: (*job(config, tables, manifest), parse(manifest).record, inputs_of(config, tables, manifest))
+        for manifest in targets(config, tables)
+    }

@@ -31,7 +31,17 @@ def call(tmp_path, monkeypatch):
 
     def run(fault: str):
         spec = json.dumps({"fault": fault})
-        arguments = ["sft", "--out", "results/sft/manifest.json", "--spec", spec, "--code", "c", "--facts", "runs"]
+        arguments = [
+            "sft",
+            "--out",
+            "results/sft/manifest.json",
+            "--spec",
+            spec,
+            "--code",
+            "c",
+            "--record",
+            "runs/sft.json",
+        ]
         monkeypatch.setattr(sys, "argv", ["mixdpo", *arguments, "--precision", "fp32"])
         command.main()
 
@@ -42,7 +52,7 @@ def test_artifact_and_record(tmp_path, call):
     call("none")
     content = verify(tmp_path / "results/sft/manifest.json")
     assert content["spec"] == {"fault": "none"} and list(content["files"]) == ["threads"]
-    record = json.loads((tmp_path / "runs/results--sft.json").read_text())
+    record = json.loads((tmp_path / "runs/sft.json").read_text())
     assert {"started", "seconds", "peak_memory_mib", "device", "precision", "versions", "commit", "dirty"} <= set(
         record
     )
@@ -61,7 +71,7 @@ def test_dirty_is_code_that_is_not_committed(tmp_path, call):
     def dirty() -> bool:
         shutil.rmtree(tmp_path / "results", ignore_errors=True)  # or nothing would be done
         call("none")
-        return json.loads((tmp_path / "runs/results--sft.json").read_text())["dirty"]
+        return json.loads((tmp_path / "runs/sft.json").read_text())["dirty"]
 
     (tmp_path / "README.md").write_text("another\n")
     assert dirty() is False

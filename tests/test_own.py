@@ -149,7 +149,7 @@ def test_the_documents_method_row_and_claim_bring_their_jobs():
     text = (ROOT / "docs/extending.md").read_text()
     method, (row,), (claim,) = (yaml.safe_load(block) for block in blocks(text.partition("## A method")[2], "yaml"))
     changed = overlaid(method)
-    tables = published(ROOT / "workflow/published", changed)
+    tables = published(ROOT / "mixdpo/paper/published", changed)
     tables["table1"]["rows"].append(row)
     tables["claims"]["rows"].append(claim)
     checks.validate(changed)
@@ -165,7 +165,7 @@ def test_the_documents_overlay_for_reviews(folder):
     Path("my/reviews.parquet").touch()
     changed = overlaid(overlay)
     checks.validate(changed)
-    checks.check_tables(changed, published(ROOT / "workflow/published", changed))
+    checks.check_tables(changed, published(ROOT / "mixdpo/paper/published", changed))
 
 
 def test_the_documents_rated_responses_and_their_overlay(folder, runtime):
@@ -178,7 +178,7 @@ def test_the_documents_rated_responses_and_their_overlay(folder, runtime):
     overlay = yaml.safe_load(blocks(section, "yaml")[0])
     changed = overlaid(overlay)
     checks.validate(changed)
-    checks.check_tables(changed, published(ROOT / "workflow/published", changed))
+    checks.check_tables(changed, published(ROOT / "mixdpo/paper/published", changed))
     spec = config_slice(changed, "feedback") | {"test_share": 0}
     feedback(folder, spec, runtime=runtime, resume=folder, file=Path("my/rated.jsonl"))
     frame = pd.read_parquet("feedback.parquet")

@@ -108,7 +108,7 @@ def test_same_inputs_same_bytes(page):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(page.parent.parent)
         again = rendered(
-            configuration() | {"run": "made"}, published(Path("workflow/published"), configuration()), Path("again")
+            configuration() | {"run": "made"}, published(Path("mixdpo/paper/published"), configuration()), Path("again")
         )
     assert again.read_bytes() == page.read_bytes()
 
@@ -116,7 +116,7 @@ def test_same_inputs_same_bytes(page):
 def test_a_run_without_claims_or_figures_has_a_page(page):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(page.parent.parent)
-        tables = published(Path("workflow/published"), configuration())
+        tables = published(Path("mixdpo/paper/published"), configuration())
         few = rendered(configuration() | {"run": "made"}, {"table1": tables["table1"]}, Path("few"))
     assert "claims of the paper" not in " ".join(Page(few).text.split())
 

@@ -138,7 +138,7 @@ def test_registry_and_functions_are_in_step(kind):
 
 
 def test_every_published_form_is_of_a_kind_and_has_a_title_in_words():
-    for path in (ROOT / "workflow/published").glob("*.yaml"):
+    for path in (ROOT / "mixdpo/paper/published").glob("*.yaml"):
         form = yaml.safe_load(path.read_text())
         assert form["kind"] in KINDS and not set("_`") & set(form["title"]), path
     assert {*EXPERIMENTS} <= {*CONFIG["experiments"]} and not any(
@@ -155,7 +155,7 @@ def test_nothing_that_knows_a_kind_loads_torch():
 def test_a_table_of_a_known_kind_is_one_file(tmp_path, monkeypatch):
     """The graph knows its inputs, and it is made and made again, from its yaml alone."""
     monkeypatch.chdir(tmp_path)
-    folder = Path("workflow/published")
+    folder = Path("mixdpo/paper/published")
     folder.mkdir(parents=True)
     form = {"kind": "perplexity", "title": "Of movies alone", "where": "ours", "experiments": ["multi_reward"]}
     (folder / "movies.yaml").write_text(yaml.safe_dump(form))

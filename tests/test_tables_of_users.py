@@ -20,7 +20,7 @@ from mixdpo.run.kinds import KINDS
 from mixdpo.run.settings import completed
 from mixdpo.run.yaml import shipped
 
-PUBLISHED = Path(__file__).parent.parent / "workflow" / "published"
+PUBLISHED = Path(__file__).parent.parent / "mixdpo/paper/published"
 STYLES = {"helpfulness": "Helpfulness", "honesty": "Honesty"}
 
 
@@ -318,7 +318,7 @@ def test_tables_are_printed_from_their_yaml(tmp_path, runtime, judgements):
 
 
 def test_published_tables_are_known():
-    tables = published(PUBLISHED, completed(shipped(PUBLISHED.parent.parent)))
+    tables = published(PUBLISHED, completed(shipped(PUBLISHED.parents[2])))
     users = ["user_moe_case1", "user_moe_case2", "user_moe_adapters", "user_moe_specialists"]
     for name, methods in {"poster_table3": 1, "length_bias": 1, "users": 1, "users_win_rates": 4}.items():
         assert not KINDS[tables[name]["kind"]].figure

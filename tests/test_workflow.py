@@ -36,7 +36,7 @@ def test_tables_are_there(project):
     folder = project / "paper_tables/tiny"
     for name in ("table1", "table2", "table3", "poster_table1"):
         table = pd.read_csv(folder / f"{name}.csv")
-        rows = yaml.safe_load((ROOT / f"workflow/published/{name}.yaml").read_text())["rows"]
+        rows = yaml.safe_load((ROOT / f"mixdpo/paper/published/{name}.yaml").read_text())["rows"]
         assert list(table["row"].unique()) == [row["name"] for row in rows]
         assert table["mean"].notna().all() and (table["se"] > 0).all()
         assert (table["prompts"] == (20 if name == "table2" else 40)).all()
@@ -68,7 +68,7 @@ def test_page_is_there(project):
 
 def test_every_job_left_its_record_and_benchmark(project):
     runs = project / "results/tiny/runs"
-    assert len(list(runs.glob("*.json"))) == len(list(runs.rglob("*.tsv"))) == 81
+    assert len(list(runs.rglob("*.json"))) == len(list(runs.rglob("*.tsv"))) == 81
 
 
 def test_second_call_has_nothing_to_do(project):

@@ -12,11 +12,13 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics.cluster import contingency_matrix
 
+from mixdpo.run.layout import split_policy
+
 
 def policies_in(artifacts: dict[str, Path], method: str, stage: str = "policies") -> list[str]:
     """The policies of a method, `METHOD/seedN` or `reference`, that `stage` has artifacts of."""
     names = (name.partition(":") for name in artifacts)
-    return [policy for kind, _, policy in names if kind == stage and policy.split("/")[0] == method]
+    return [policy for kind, _, policy in names if kind == stage and split_policy(policy)[0] == method]
 
 
 def head_order(artifacts: dict[str, Path], method: str) -> dict[str, list[int]]:
@@ -57,7 +59,7 @@ def samples(artifacts: dict[str, Path], method: str, decoding: str = "token") ->
         else:
             expert = decoding.removeprefix("expert")
             frame = frame[frame["decoding"] == (f"expert{order[int(expert)]}" if expert.isdigit() else decoding)]
-        frames.append(frame.assign(seed=policy.partition("/seed")[2]))
+        frames.append(frame.assign(seed=split_policy(policy)[1]))
     return pd.concat(frames, ignore_index=True)
 
 

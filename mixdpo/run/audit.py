@@ -16,10 +16,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from mixdpo.errors import Corrupt, UserError
-from mixdpo.provenance.artifact import label, remake, sha256, verify
+from mixdpo.provenance.artifact import remake, sha256, verify
 from mixdpo.provenance.fingerprint import fingerprint
-from mixdpo.run.graph import job, printed, records, table_inputs, targets
+from mixdpo.run.graph import inputs_of, job, printed, records, table_inputs, targets
 from mixdpo.run.kinds import KINDS
+from mixdpo.run.layout import PRINTED, is_manifest, is_record, parse, short
 from mixdpo.run.stages import STAGES
 
 LISTED = 3
@@ -27,15 +28,6 @@ LISTED = 3
 CHANGED = " is not what it was when it went into"
 OTHER_SETTINGS = "the page lists the settings that differ from the paper's; other ones do than when it made"
 RESTORE = "restore it from Git, or delete the files of the table and run snakemake"
-
-
-def is_manifest(path: str) -> bool:
-    return path.endswith("manifest.json")
-
-
-def short(path: str) -> str:
-    """An artifact as it is spoken of: its folder, or the stem of its files."""
-    return path.removesuffix("manifest.json").rstrip("./")
 
 
 def read(manifest: str) -> dict:
@@ -51,8 +43,7 @@ def read(manifest: str) -> dict:
 
 def facts(manifest: str) -> dict | None:
     """The run record of an artifact, as `mixdpo.provenance.record.facts` wrote it; None if there is none."""
-    run = Path(manifest).parts[1]  # of results/<run>/… and paper_tables/<run>/…
-    record = Path(f"results/{run}/runs/{label(Path(manifest))}.json")
+    record = Path(parse(manifest).record)
     return json.loads(record.read_text()) if record.is_file() else None
 
 
@@ -91,13 +82,7 @@ def sources(table: dict, manifest: Path, row: str, column: str) -> list[str]:
     if not rows:
         return inputs
     own = {entry[key] for entry in [*rows, table] for key in ("policy", "baseline") if key in entry}
-    return [path for path in inputs if method_behind(path) in own | {None, *table.get("opponents", ())}]
-
-
-def method_behind(manifest: str) -> str | None:
-    """The method (or `reference`) whose policy an artifact is or was made with; None for those of no policy."""
-    _, _, stage, *rest = Path(manifest).parts
-    return rest[1] if stage in ("policies", "evaluations") else None
+    return [path for path in inputs if parse(path).method in own | {"", *table.get("opponents", ())}]
 
 
 def remade(stage: str, table: str, inputs: dict[str, str], out: Path) -> None:
@@ -155,12 +140,12 @@ def audit(config: dict, tables: dict[str, dict]) -> tuple[list[str], str]:
     broken = set(edited)
     for path in chain:
         found = [corrupt[path]] if corrupt[path] else [*changed_inputs(path), *reconfigured(path, jobs.get(path))]
-        if path.startswith("paper_tables/") and not corrupt[path]:
-            found += other_inputs(path, table_inputs(config, tables, named(path)))
+        if parse(path).stage in PRINTED and not corrupt[path]:
+            found += other_inputs(path, inputs_of(config, tables, path))
         broken |= {path} if found else set()
         for fault in found if corrupt[path] else [*found, *unrecorded(path)]:
             faults.setdefault(fault, []).append(path)
-    cells, compared, names = 0, 0, [named(path) for path in wanted if named(path) in tables]
+    cells, compared, names = 0, 0, [key.table for key in map(parse, wanted) if key.table]
     for name in tqdm(names, "tables", disable=None):
         manifest, inputs = printed(config, name), table_inputs(config, tables, name)
         if manifest in broken or any(corrupt.get(path) for path in inputs.values()):
@@ -178,11 +163,6 @@ def audit(config: dict, tables: dict[str, dict]) -> tuple[list[str], str]:
     sentences = [sentence(what, artifacts, remedy) for (what, remedy), artifacts in faults.items()]
     count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
     return sentences, f"{count}; {compared} of {len(names)} tables and figures made again and compared"
-
-
-def named(manifest: str) -> str:
-    """The table or figure of a manifest."""
-    return Path(manifest).name.removesuffix(".manifest.json")
 
 
 def sentence(what: str, artifacts: list[str], remedy: str) -> str:
@@ -266,7 +246,7 @@ def flat(spec: object, key: str = "") -> dict[str, object]:
 
 def other_inputs(manifest: str, expected: dict[str, str]) -> list[Fault]:
     """Inputs that a table has and should not have, or the reverse; run records come and go, what is missing is told."""
-    found = {path for path in read(manifest)["inputs"] if "/runs/" not in path}
+    found = {path for path in read(manifest)["inputs"] if not is_record(path)}
     other = sorted(path for path in found ^ set(expected.values()) if Path(path).is_file())
     told = {path: f"{path} is {'no' if path in found else 'an'} input by today's configuration" for path in other}
     return [(f"{told[path]}, which is not so of", "run snakemake") for path in other]
@@ -291,9 +271,9 @@ def records_of(config: dict, tables: dict[str, dict], name: str) -> dict[str, st
 def compare(manifest: str, inputs: dict[str, str]) -> tuple[str | None, int]:
     """Make a table or the csv of a figure again: the first difference from what is printed, and the rows of its csv."""
     with tempfile.TemporaryDirectory() as out:
-        remade(read(manifest)["stage"], named(manifest), inputs, Path(out))
+        remade(read(manifest)["stage"], name := parse(manifest).table, inputs, Path(out))
         differences = [difference(Path(manifest).with_name(file.name), file) for file in sorted(Path(out).iterdir())]
-        size = len(pd.read_csv(Path(out) / f"{named(manifest)}.csv"))
+        size = len(pd.read_csv(Path(out) / f"{name}.csv"))
     return next(filter(None, differences), None), size
 
 

@@ -20,6 +20,7 @@ from mixdpo.run.config import (
 )
 from mixdpo.run.judge import Judge
 from mixdpo.run.kinds import MEASURES
+from mixdpo.run.layout import PUBLISHED
 
 RESERVED = (
     "gate",
@@ -164,7 +165,7 @@ def _check_users(config: dict, name: str) -> None:
 def check_tables(config: dict, tables: dict[str, dict]) -> None:
     """Raise `UserError` if a published table names an experiment, reward or method that the configuration lacks."""
     for name, table in tables.items():
-        where = f"workflow/published/{name}.yaml"
+        where = f"{PUBLISHED}/{name}.yaml"
         for experiment in experiments_of(table):
             if experiment not in present(config):
                 found = ", ".join(present(config))

@@ -1,10 +1,12 @@
 """The configuration: read with its overlay, and handed out in slices, one per stage."""
 
+import re
 from pathlib import Path
 
 from mixdpo.errors import UserError
 from mixdpo.fields import merged
 from mixdpo.run.kinds import KINDS
+from mixdpo.run.layout import TABLE_NAME, policy_of, split_policy
 from mixdpo.run.published import resolved
 from mixdpo.run.settings import completed
 from mixdpo.run.yaml import read, shipped
@@ -102,7 +104,7 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
         case "reference_log_probs":
             return {}
         case "policies":
-            method, seed = policy.split("/seed")
+            method, seed = split_policy(policy)
             trained = {key: value for key, value in method_of(config, method).items() if key != "top_s"}
             return trained | {"seed": int(seed)}
         case "gates":
@@ -132,7 +134,7 @@ def method_of(config: dict, method: str) -> dict:
 
 def decoded_by(config: dict, policy: str) -> dict:
     """How many experts decode a policy, those of the largest weights; null for all."""
-    return {"top_s": None if policy == "reference" else method_of(config, policy.split("/")[0])["top_s"]}
+    return {"top_s": None if policy == "reference" else method_of(config, split_policy(policy)[0])["top_s"]}
 
 
 def experts_of(config: dict, method: str) -> int:
@@ -156,13 +158,18 @@ def is_gated(config: dict, method: str) -> bool:
 
 def policies_of(config: dict, method: str) -> list[str]:
     """The policies of a method, one per training seed; the reference policy has none."""
-    return ["reference"] if method == "reference" else [f"{method}/seed{seed}" for seed in config["seeds"]]
+    return ["reference"] if method == "reference" else [policy_of(method, seed) for seed in config["seeds"]]
 
 
 def published(folder: Path, config: dict) -> dict[str, dict]:
     """The paper as data: the tables of `folder` by name, without those of experiments that the run leaves out, and
-    without that of the rewards if nothing is preferred by them."""
-    tables = {path.stem: read(path) for path in sorted(folder.glob("*.yaml"))}
+    without that of the rewards if nothing is preferred by them. Raises `UserError` if a file's name is no table's."""
+    paths = sorted(folder.glob("*.yaml"))
+    for path in paths:
+        if not re.fullmatch(TABLE_NAME, path.stem):
+            rule = "a name of a-z, 0-9 and _ that begins with a letter and is not index"
+            raise UserError(f"{str(path)!r}: expected {rule}, found {path.stem!r}; rename the file")
+    tables = {path.stem: read(path) for path in paths}
     tables, absent = {name: resolved(table, tables) for name, table in tables.items()}, left_out(config)
     for table in tables.values():
         if "experiments" in table:

@@ -11,14 +11,17 @@ from rocrate.model import ContextEntity, Entity
 from rocrate.rocrate import ROCrate
 
 from mixdpo.provenance.artifact import sha256
-from mixdpo.run.audit import causes_first, facts, flat, is_manifest, short
+from mixdpo.run.audit import causes_first, facts, flat
 from mixdpo.run.graph import printed, targets
+from mixdpo.run.layout import is_manifest, short
 from mixdpo.run.stages import STAGES
 
 PROFILES = {"process": "Process Run Crate", "workflow": "Workflow Run Crate", "provenance": "Provenance Run Crate"}
 PROFILE_VERSION = "0.5"
 CODE = (
     "mixdpo/**/*.py",
+    "mixdpo/paper/published/*.yaml",
+    "mixdpo/paper/*.j2",
     "workflow/**/*.smk",
     "workflow/**/*.yaml",
     "envs/*",

@@ -1,7 +1,6 @@
 """In which settings the artifacts of a run differ from those of another configuration."""
 
 from collections import defaultdict
-from pathlib import Path
 
 import yaml
 
@@ -11,11 +10,11 @@ from mixdpo.run.stages import STAGES
 def differences(ours: dict[str, tuple[str, dict]], theirs: dict[str, tuple[str, dict]]) -> list[dict]:
     """The settings that differ, by stage: key, value on either side as YAML, and the artifacts where only some differ.
 
-    Both sides are the stage and spec of artifacts by the path of their manifest. What one side alone has is left out.
+    Both sides are the stage and spec of artifacts by their place in the run. What one side alone has is left out.
     """
     found, jobs = defaultdict(list), defaultdict(int)
-    for path in sorted(ours.keys() & theirs.keys()):
-        (stage, here), (_, paper) = ours[path], theirs[path]
+    for place in sorted(ours.keys() & theirs.keys()):
+        (stage, here), (_, paper) = ours[place], theirs[place]
         stage = stage.removeprefix("embedded_")
         jobs[stage] += 1
         if paper.get("source") != here.get("source"):
@@ -24,7 +23,7 @@ def differences(ours: dict[str, tuple[str, dict]], theirs: dict[str, tuple[str, 
         for key in sorted({*paper, *here}):
             values = written(paper.get(key)), written(here.get(key))
             if values[0] != values[1]:
-                found[stage, key, *values].append("/".join(Path(path).parts[3:-1]))
+                found[stage, key, *values].append(place.partition("/")[2])
     lines = [
         {"stage": stage, "key": key, "paper": paper, "here": here, "of": of if len(of) < jobs[stage] else []}
         for (stage, key, paper, here), of in found.items()

@@ -1,14 +1,14 @@
-"""The run as a graph of artifacts: what a table is made from, which artifacts a run has, and what each should be.
+"""The run as a graph of artifacts: what each is, what it is made from, and which of them a run has.
 
-The rules of the workflow say how an artifact is made. What the audit and the rules must both know stands here.
+The rules of the workflow and the audit ask here, so that they agree.
 """
 
 import contextlib
 from collections.abc import Iterable
-from pathlib import Path
+from functools import partial
 
-from mixdpo.provenance.artifact import label
 from mixdpo.run.config import (
+    asset_files,
     asset_stage,
     configuration,
     experiments_of,
@@ -17,46 +17,137 @@ from mixdpo.run.config import (
     is_figure,
     is_gated,
     methods_of,
+    own_base_files,
     policies_of,
-    present,
+    reward_model_files,
     spec,
 )
 from mixdpo.run.differences import differences
 from mixdpo.run.kinds import KINDS, SAMPLES
+from mixdpo.run.layout import PRINTED, PUBLISHED, Key, is_manifest, parse, policy_of, split_policy
 from mixdpo.run.published import sources_of
 
-PUBLISHED = Path("workflow/published")  # relative, as manifests record it
 TEXTS = {  # of the page of a run, by input name
-    "template": "workflow/report/index.html.j2",
-    "style": "workflow/report/page.css",
-    "script": "workflow/report/page.js",
+    "template": "mixdpo/paper/page.html.j2",
+    "style": "mixdpo/paper/page.css",
+    "script": "mixdpo/paper/page.js",
     "decisions": "docs/decisions.md",
     "notes": "docs/replication-notes.md",
 }
 PAPER = "config/paper.yaml"  # the paper's own experiment, which the page compares the run with
 
 
-def results(config: dict) -> str:
-    return f"results/{config['run']}"
+def artifact(config: dict, stage: str, experiment: str = "", policy: str = "", table: str = "") -> str:
+    """The manifest of an artifact of this run."""
+    return Key(config["run"], stage, experiment, policy, table).manifest
 
 
 def printed(config: dict, table: str) -> str:
-    """The manifest of a table or figure."""
-    return f"paper_tables/{config['run']}/{table}.manifest.json"
+    """The manifest of a table or figure, or with `index` that of the page."""
+    return artifact(config, "page") if table == "index" else artifact(config, "tables", table=table)
+
+
+def job(config: dict, tables: dict[str, dict], manifest: str) -> tuple[str, dict]:
+    """Stage and spec that today's configuration gives an artifact of the run, by the path of its manifest."""
+    key = parse(manifest)
+    stage = section = key.stage
+    match key.stage:
+        case "reviews" | "feedback" | "base" | "classifier" | "pipeline":
+            stage = section = asset_stage(config, key.stage)
+        case "bases":
+            stage = section = "base"
+        case "preferences" if has_users(config, key.experiment):
+            stage = section = "user_preferences"
+        case "evaluation_rewards":
+            stage = "rewards"
+        case "tables" if is_figure(tables[key.table]):
+            stage = section = "figures"
+        case "page":
+            return stage, page_spec(config, tables)
+    return stage, spec(config, section, experiment=key.experiment, policy=key.policy, table=key.table)
+
+
+def inputs_of(config: dict, tables: dict[str, dict], manifest: str) -> dict[str, str]:
+    """What an artifact is made from: manifests, and files from outside, by the names that its stage knows them by."""
+    key, made = parse(manifest), partial(artifact, config)
+    experiment, scorers = key.experiment, {name: made(name) for name in ("classifier", "pipeline")}
+    reference = {"reference": made("sft", experiment)}
+    match key.stage:
+        case "reviews" | "feedback" | "base" | "classifier" | "pipeline":
+            trained = config["assets"][key.stage]["source"] == "reviews"
+            return asset_files(config, key.stage) | ({"reviews": made("reviews")} if trained else {})
+        case "bases":
+            return own_base_files(config, experiment)
+        case "sft":
+            own = "base" in config["experiments"][experiment]
+            return {"base": made("bases" if own else "base", experiment), "reviews": made(corpus(config, experiment))}
+        case "completions":
+            return reference | {"reviews": made("reviews")}
+        case "rewards":
+            return {"completions": made("completions", experiment)} | scorers
+        case "validity":
+            return {"reviews": made("reviews")} | scorers
+        case "preferences" if has_users(config, experiment):
+            return reference | {"feedback": made("feedback")}
+        case "preferences":
+            return {stage: made(stage, experiment) for stage in ("completions", "rewards")}
+        case "reference_log_probs" | "gates":
+            return reference | {"preferences": made("preferences", experiment)}
+        case "policies":
+            return reference | training_inputs(config, key)
+        case "evaluations":
+            source = corpus(config, experiment)
+            return {"policy": model(config, key)} | reference | {source: made(source)}
+        case "evaluation_rewards":
+            return {"completions": made("evaluations", experiment, key.policy)} | scorers
+        case "judgements":
+            return judgement_inputs(config, key) | reward_model_files(config)
+        case _:
+            return table_inputs(config, tables, key.table or "index")
+
+
+def corpus(config: dict, experiment: str) -> str:
+    """The asset that an experiment takes its texts and prompts from: reviews, or instructions with rated responses."""
+    return "feedback" if has_users(config, experiment) else "reviews"
+
+
+def model(config: dict, key: Key) -> str:
+    """The manifest of a policy's model: that of `reference` is the SFT model."""
+    if key.policy == "reference":
+        return artifact(config, "sft", key.experiment)
+    return artifact(config, "policies", key.experiment, key.policy)
+
+
+def training_inputs(config: dict, key: Key) -> dict[str, str]:
+    """What a policy is trained from beside its reference: a gate if the method has one, and the policies, of the same
+    seed, whose experts it starts from."""
+    stages = {"preferences": "preferences", "reference_log_probs": "reference_log_probs"}
+    stages |= {"gate": "gates"} if is_gated(config, key.method) else {}
+    found = {name: artifact(config, stage, key.experiment) for name, stage in stages.items()}
+    for method in initial_methods(config, key.method):
+        found[method] = artifact(config, "policies", key.experiment, policy_of(method, key.seed))
+    return found
+
+
+def judgement_inputs(config: dict, key: Key) -> dict[str, str]:
+    """Completions of a policy and of its opponents, those of the same training seed."""
+    opponents = {"policy": key.policy}
+    for method in config["judge"]["opponents"]:
+        opponents[method] = method if method == "reference" else policy_of(method, key.seed)
+    return {name: artifact(config, "evaluations", key.experiment, policy) for name, policy in opponents.items()}
 
 
 def policy_inputs(config: dict, experiment: str, policy: str, stages: Iterable[str]) -> dict[str, str]:
     """The manifests of a policy that `stages` name, those it has: `stage:experiment/policy` → path."""
-    run = results(config)
-    evaluation = f"{run}/evaluations/{experiment}/{policy}"
-    paths = {"completions": f"{evaluation}/completions/manifest.json"}
+    there = {"completions": "evaluations"}
     if not has_users(config, experiment):
-        paths["rewards"] = f"{evaluation}/rewards/manifest.json"
-    elif policy.split("/")[0] not in config["judge"]["opponents"]:
-        paths["judgements"] = f"{evaluation}/judgements/manifest.json"
+        there["rewards"] = "evaluation_rewards"
+    elif split_policy(policy)[0] not in config["judge"]["opponents"]:
+        there["judgements"] = "judgements"
     if policy != "reference":
-        paths["policies"] = f"{run}/policies/{experiment}/{policy}/manifest.json"
-    return {f"{stage}:{experiment}/{policy}": paths[stage] for stage in stages if stage in paths}
+        there["policies"] = "policies"
+    known = [name for name in stages if name in there]
+    return {f"{name}:{experiment}/{policy}": artifact(config, there[name], experiment, policy) for name in known}
 
 
 def policies_behind(config: dict, table: dict, experiment: str) -> list[str]:
@@ -65,91 +156,69 @@ def policies_behind(config: dict, table: dict, experiment: str) -> list[str]:
 
 
 def table_inputs(config: dict, tables: dict[str, dict], name: str) -> dict[str, str]:
-    """What a table or figure is made from, by name: `published`, its values in print, and manifests below results/.
+    """What a table or figure is made from, by name: `published`, its values in print, and manifests of the run.
 
     A manifest is named `stage:experiment` or `stage:experiment/policy`, as the table's kind needs them; another table
     that it takes rows or published values from has its own name. `index` is the page of the run.
     """
     if name == "index":
         return page_inputs(config, tables)
-    table, run = tables[name], results(config)
+    table = tables[name]
     kind = KINDS[table["kind"]]
-    inputs = {source: str(PUBLISHED / f"{source}.yaml") for source in sources_of(table)}
-    inputs["published"] = str(PUBLISHED / f"{name}.yaml")
-    inputs |= {stage: f"{run}/{stage}/manifest.json" for stage in kind.run}
+    found = {source: str(PUBLISHED / f"{source}.yaml") for source in sources_of(table)}
+    found["published"] = str(PUBLISHED / f"{name}.yaml")
+    found |= {stage: artifact(config, stage) for stage in kind.run}
     if table["kind"] == "compute":
         others = {n: t for n, t in tables.items() if t["kind"] != "compute"}
-        manifests = [path for path in targets(config, others) if path.startswith(run)]
-        inputs |= {path.removeprefix(f"{run}/").removesuffix("/manifest.json"): path for path in manifests}
+        keys = [parse(manifest) for manifest in targets(config, others)]
+        found |= {key.place: key.manifest for key in keys if key.stage not in PRINTED}
     for experiment in experiments_of(table):
         methods = [method for method in methods_of(table, experiment) if method != "reference"]
         gated = any(is_gated(config, method) for method in methods)
         stages = [stage for stage in kind.experiments if stage != "gates" or gated]
-        inputs |= {f"{stage}:{experiment}": f"{run}/{stage}/{experiment}/manifest.json" for stage in stages}
+        found |= {f"{stage}:{experiment}": artifact(config, stage, experiment) for stage in stages}
         for policy in policies_behind(config, table, experiment):
-            inputs |= policy_inputs(config, experiment, policy, kind.policies)
-    return inputs
+            found |= policy_inputs(config, experiment, policy, kind.policies)
+    return found
 
 
 def records(config: dict, tables: dict[str, dict], name: str) -> dict[str, str]:
     """The run records that a table of times reads where they are, named after its inputs."""
     if not KINDS[tables[name]["kind"]].records:
         return {}
-    inputs = table_inputs(config, tables, name).items()
-    manifests = {n: path for n, path in inputs if path.startswith(results(config))}
-    return {f"record:{n}": f"{results(config)}/runs/{label(Path(path))}.json" for n, path in manifests.items()}
+    found = table_inputs(config, tables, name).items()
+    return {f"record:{n}": parse(path).record for n, path in found if is_manifest(path)}
 
 
 def page_inputs(config: dict, tables: dict[str, dict]) -> dict[str, str]:
-    """What the page of a run is made from, by name: its texts, every table and figure of target
-    `all` with its values in print, and the artifacts of their experiments that the page quotes."""
-    run = results(config)
-    inputs = dict(TEXTS)
+    """What the page of a run is made from, by name: its texts, every table and figure of target `all` with its values
+    in print, and the artifacts of their experiments that the page quotes."""
+    found = dict(TEXTS)
     for name, table in tables.items():
         if table.get("target", "all") != "all":
             continue
-        inputs |= {f"published:{source}": str(PUBLISHED / f"{source}.yaml") for source in [name, *sources_of(table)]}
-        inputs[f"table:{name}"] = printed(config, name)
+        found |= {f"published:{source}": str(PUBLISHED / f"{source}.yaml") for source in [name, *sources_of(table)]}
+        found[f"table:{name}"] = printed(config, name)
         for experiment in experiments_of(table):
-            inputs[f"preferences:{experiment}"] = f"{run}/preferences/{experiment}/manifest.json"
+            found[f"preferences:{experiment}"] = artifact(config, "preferences", experiment)
             for policy in policies_behind(config, table, experiment):
-                inputs |= policy_inputs(config, experiment, policy, SAMPLES)
-    return inputs
-
-
-def assets_of(config: dict) -> set[str]:
-    """The assets that the experiments draw on."""
-    experiments, assets = present(config), set()
-    for name, experiment in experiments.items():
-        assets |= {"feedback"} if has_users(config, name) else {"reviews", "classifier", "pipeline"}
-        assets |= set() if "base" in experiment else {"base"}
-    return assets | ({"reviews"} if "base" in assets and config["assets"]["base"]["source"] == "reviews" else set())
+                found |= policy_inputs(config, experiment, policy, SAMPLES)
+    return found
 
 
 def targets(config: dict, tables: dict[str, dict], target: str = "all") -> list[str]:
-    """Every table and figure of a target and every artifact behind them.
+    """Every table and figure of a target and every artifact behind them, by their manifests.
 
     What is in Git does not stand in for a missing result, so the artifacts are targets too.
     """
-    wanted = {name: table for name, table in tables.items() if table.get("target", "all") == target}
-    run = results(config)
-    artifacts = {f"{run}/assets/{asset}/manifest.json" for asset in assets_of(config)}
-    for name, table in wanted.items():
-        artifacts |= {path for path in table_inputs(config, tables, name).values() if path.startswith(run)}
-        for experiment in experiments_of(table):
-            for method in methods_of(table, experiment):
-                stages = ["sft", "preferences", "reference_log_probs"]
-                stages += [] if has_users(config, experiment) else ["completions", "rewards"]
-                stages += ["bases"] * ("base" in config["experiments"][experiment])
-                if has_users(config, experiment):  # opponents are in no table but as those who are compared with
-                    policies = policies_of(config, method)
-                    stages += [f"evaluations/{experiment}/{policy}/completions" for policy in policies]
-                for trained in [method, *initial_methods(config, method)] if method != "reference" else []:
-                    stages += ["gates"] * is_gated(config, trained)
-                    stages += [f"policies/{experiment}/{policy}" for policy in policies_of(config, trained)]
-                artifacts |= {f"{run}/{s if '/' in s else f'{s}/{experiment}'}/manifest.json" for s in stages}
-    pages = [printed(config, "index")] if target == "all" else []
-    return [printed(config, name) for name in wanted] + pages + sorted(artifacts)
+    wanted = [printed(config, name) for name, table in tables.items() if table.get("target", "all") == target]
+    wanted += [printed(config, "index")] if target == "all" else []
+    behind, todo = set(), [*wanted]
+    while todo:
+        new = {*filter(is_manifest, inputs_of(config, tables, todo.pop()).values())} - behind
+        behind |= new
+        todo += new
+    return wanted + sorted(behind - {*wanted})
 
 
 def page_spec(config: dict, tables: dict[str, dict]) -> dict:
@@ -159,32 +228,8 @@ def page_spec(config: dict, tables: dict[str, dict]) -> dict:
     """
     paper, ours, theirs = configuration(overlay=PAPER) | {"run": config["run"]}, {}, {}
     for path in targets(config, tables):
-        if path.startswith(results(config)):
-            ours[path] = job(config, tables, path)
+        if (key := parse(path)).stage not in PRINTED:
+            ours[key.place] = job(config, tables, path)
             with contextlib.suppress(KeyError):  # a method or experiment that the paper's configuration lacks
-                theirs[path] = job(paper, tables, path)
+                theirs[key.place] = job(paper, tables, path)
     return spec(config, "page") | {"differences": differences(ours, theirs)}
-
-
-def job(config: dict, tables: dict[str, dict], manifest: str) -> tuple[str, dict]:
-    """Stage and spec that today's configuration gives an artifact of the run, by the path of its manifest."""
-    if manifest.startswith("paper_tables/"):
-        name = Path(manifest).name.removesuffix(".manifest.json")
-        if name == "index":
-            return "page", page_spec(config, tables)
-        stage = "figures" if is_figure(tables[name]) else "tables"
-        return stage, spec(config, stage, table=name)
-    stage, *rest = Path(manifest).parent.relative_to(results(config)).parts
-    if stage == "assets":
-        stage = asset_stage(config, rest[0])
-        return stage, spec(config, stage)
-    experiment, policy = rest[0] if rest else "", "/".join(rest[1:])
-    if stage == "evaluations":
-        policy, _, stage = policy.rpartition("/")
-        stage = {"completions": "evaluations", "rewards": "evaluation_rewards", "judgements": "judgements"}[stage]
-    if stage == "preferences" and has_users(config, experiment):
-        stage = "user_preferences"
-    if stage == "bases":
-        stage = "base"
-    spec_of_stage = spec(config, stage, experiment=experiment, policy=policy)
-    return stage.removeprefix("evaluation_"), spec_of_stage

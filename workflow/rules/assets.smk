@@ -1,154 +1,82 @@
-# Bring the review corpus into one form.
-rule reviews:
+# From files, the hub or the embedded world: reviews in one form.
+use rule light as reviews with:
     input:
-        **asset_inputs("reviews"),
+        unpack(made_from("reviews")),
     output:
-        f"{RESULTS}/assets/reviews/manifest.json",
+        manifest=where("reviews").manifest,
     log:
-        f"logs/{config['run']}/assets/reviews.log",
+        where("reviews").log,
     benchmark:
-        f"{RESULTS}/runs/assets--reviews.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
-    threads: 1
-    resources:
-        device=DEVICE,
-        precision=PRECISION,
+        where("reviews").benchmark
     params:
-        stage=asset_stage(config, "reviews"),
-        spec=spec_of(asset_stage(config, "reviews")),
-        code=code_of(asset_stage(config, "reviews")),
-        facts=f"{RESULTS}/runs",
-        inputs=named,
-    shell:
-        f"python -m mixdpo {{params.stage}}{COMMAND}"
+        **work("reviews"),
 
 
-# Train the base language model on reviews, or obtain a checkpoint.
-rule base:
+# From a file, the hub or the embedded world: instructions with rated responses.
+use rule light as feedback with:
     input:
-        **asset_inputs("base"),
+        unpack(made_from("feedback")),
     output:
-        f"{RESULTS}/assets/base/manifest.json",
+        manifest=where("feedback").manifest,
     log:
-        f"logs/{config['run']}/assets/base.log",
+        where("feedback").log,
     benchmark:
-        f"{RESULTS}/runs/assets--base.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
-    threads: THREADS
-    resources:
-        gpu=GPU,
-        device=DEVICE,
-        precision=PRECISION,
+        where("feedback").benchmark
     params:
-        spec=spec_of("base"),
-        code=code_of("base"),
-        facts=f"{RESULTS}/runs",
-        inputs=named,
-    shell:
-        f"python -m mixdpo base{COMMAND}"
+        **work("feedback"),
 
 
-# Train the sentiment classifier, or obtain a checkpoint.
-rule classifier:
+# From reviews or a checkpoint: the base language model.
+use rule job as base with:
     input:
-        **asset_inputs("classifier"),
+        unpack(made_from("base")),
     output:
-        f"{RESULTS}/assets/classifier/manifest.json",
+        manifest=where("base").manifest,
     log:
-        f"logs/{config['run']}/assets/classifier.log",
+        where("base").log,
     benchmark:
-        f"{RESULTS}/runs/assets--classifier.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
-    threads: THREADS
-    resources:
-        gpu=GPU,
-        device=DEVICE,
-        precision=PRECISION,
+        where("base").benchmark
     params:
-        spec=spec_of("classifier"),
-        code=code_of("classifier"),
-        facts=f"{RESULTS}/runs",
-        inputs=named,
-    shell:
-        f"python -m mixdpo classifier{COMMAND}"
+        **work("base"),
 
 
-# Train the spaCy pipeline on gold parses, or obtain one.
-rule pipeline:
+# From a checkpoint: the base model that an experiment has for itself.
+use rule job as bases with:
     input:
-        **asset_inputs("pipeline"),
+        unpack(made_from("bases")),
     output:
-        f"{RESULTS}/assets/pipeline/manifest.json",
+        manifest=where("bases").manifest,
     log:
-        f"logs/{config['run']}/assets/pipeline.log",
+        where("bases").log,
     benchmark:
-        f"{RESULTS}/runs/assets--pipeline.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
-    threads: 1
-    resources:
-        device=DEVICE,
-        precision=PRECISION,
+        where("bases").benchmark
     params:
-        stage=asset_stage(config, "pipeline"),
-        spec=spec_of(asset_stage(config, "pipeline")),
-        code=code_of(asset_stage(config, "pipeline")),
-        facts=f"{RESULTS}/runs",
-        inputs=named,
-    shell:
-        f"python -m mixdpo {{params.stage}}{COMMAND}"
+        **work("bases"),
 
 
-# Bring instructions with rated responses into one form.
-rule feedback:
+# From reviews or a checkpoint: the sentiment classifier.
+use rule job as classifier with:
     input:
-        **asset_inputs("feedback"),
+        unpack(made_from("classifier")),
     output:
-        f"{RESULTS}/assets/feedback/manifest.json",
+        manifest=where("classifier").manifest,
     log:
-        f"logs/{config['run']}/assets/feedback.log",
+        where("classifier").log,
     benchmark:
-        f"{RESULTS}/runs/assets--feedback.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
-    threads: 1
-    resources:
-        device=DEVICE,
-        precision=PRECISION,
+        where("classifier").benchmark
     params:
-        stage=asset_stage(config, "feedback"),
-        spec=spec_of(asset_stage(config, "feedback")),
-        code=code_of(asset_stage(config, "feedback")),
-        facts=f"{RESULTS}/runs",
-        inputs=named,
-    shell:
-        f"python -m mixdpo {{params.stage}}{COMMAND}"
+        **work("classifier"),
 
 
-# Obtain the base model that an experiment has for itself.
-rule bases:
+# From gold parses or a pipeline on disk: the spaCy pipeline.
+use rule light as pipeline with:
     input:
-        unpack(lambda wildcards: own_base_files(config, wildcards.experiment)),
+        unpack(made_from("pipeline")),
     output:
-        f"{RESULTS}/bases/{{experiment}}/manifest.json",
+        manifest=where("pipeline").manifest,
     log:
-        f"logs/{config['run']}/bases/{{experiment}}.log",
+        where("pipeline").log,
     benchmark:
-        f"{RESULTS}/runs/bases--{{experiment}}.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
-    threads: THREADS
-    resources:
-        gpu=GPU,
-        device=DEVICE,
-        precision=PRECISION,
+        where("pipeline").benchmark
     params:
-        spec=spec_of("base"),
-        code=code_of("base"),
-        facts=f"{RESULTS}/runs",
-        inputs=named,
-    shell:
-        f"python -m mixdpo base{COMMAND}"
+        **work("pipeline"),

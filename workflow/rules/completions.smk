@@ -1,25 +1,12 @@
-# Sample completions of training prompts from the reference policy.
-rule completions:
+# From the reference and reviews: completions of training prompts.
+use rule job as completions with:
     input:
-        reference=f"{RESULTS}/sft/{{experiment}}/manifest.json",
-        reviews=f"{RESULTS}/assets/reviews/manifest.json",
+        unpack(made_from("completions")),
     output:
-        f"{RESULTS}/completions/{{experiment}}/manifest.json",
+        manifest=where("completions").manifest,
     log:
-        f"logs/{config['run']}/completions/{{experiment}}.log",
+        where("completions").log,
     benchmark:
-        f"{RESULTS}/runs/completions--{{experiment}}.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
-    threads: THREADS
-    resources:
-        gpu=GPU,
-        device=DEVICE,
-        precision=PRECISION,
+        where("completions").benchmark
     params:
-        spec=spec_of("completions"),
-        code=code_of("completions"),
-        facts=f"{RESULTS}/runs",
-        inputs=named,
-    shell:
-        f"python -m mixdpo completions{COMMAND}"
+        **work("completions"),

@@ -1,78 +1,40 @@
-# Complete the test prompts with a policy.
-rule evaluations:
+# From a policy and its reference: completions of test prompts.
+use rule job as evaluations with:
     input:
-        unpack(evaluation_inputs),
+        unpack(made_from("evaluations")),
     output:
-        f"{RESULTS}/evaluations/{{experiment}}/{{policy}}/completions/manifest.json",
+        manifest=where("evaluations").manifest,
     log:
-        f"logs/{config['run']}/evaluations/{{experiment}}/{{policy}}/completions.log",
+        where("evaluations").log,
     benchmark:
-        f"{RESULTS}/runs/evaluations/{{experiment}}/{{policy}}/completions.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
-    threads: THREADS
-    resources:
-        gpu=GPU,
-        device=DEVICE,
-        precision=PRECISION,
+        where("evaluations").benchmark
     params:
-        spec=spec_of("evaluations"),
-        code=code_of("evaluations"),
-        facts=f"{RESULTS}/runs",
-        inputs=named,
-    shell:
-        f"python -m mixdpo evaluations{COMMAND}"
+        **work("evaluations"),
 
 
-# Score the completions of the test prompts.
-rule evaluation_rewards:
+# From completions of test prompts, the classifier and the pipeline: their rewards.
+use rule job as evaluation_rewards with:
     input:
-        completions=f"{RESULTS}/evaluations/{{experiment}}/{{policy}}/completions/manifest.json",
-        classifier=f"{RESULTS}/assets/classifier/manifest.json",
-        pipeline=f"{RESULTS}/assets/pipeline/manifest.json",
+        unpack(made_from("evaluation_rewards")),
     output:
-        f"{RESULTS}/evaluations/{{experiment}}/{{policy}}/rewards/manifest.json",
+        manifest=where("evaluation_rewards").manifest,
     log:
-        f"logs/{config['run']}/evaluations/{{experiment}}/{{policy}}/rewards.log",
+        where("evaluation_rewards").log,
     benchmark:
-        f"{RESULTS}/runs/evaluations/{{experiment}}/{{policy}}/rewards.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
-    threads: THREADS
-    resources:
-        gpu=GPU,
-        device=DEVICE,
-        precision=PRECISION,
+        where("evaluation_rewards").benchmark
     params:
-        spec=spec_of("evaluation_rewards"),
-        code=code_of("rewards"),
-        facts=f"{RESULTS}/runs",
-        inputs=named,
-    shell:
-        f"python -m mixdpo rewards{COMMAND}"
+        **work("evaluation_rewards"),
 
 
-# Judge the completions of the test prompts against those of the opponents.
-rule judgements:
+# From completions of a policy and of its opponents: which are preferred.
+use rule job as judgements with:
     input:
-        unpack(judgement_inputs),
+        unpack(made_from("judgements")),
     output:
-        f"{RESULTS}/evaluations/{{experiment}}/{{policy}}/judgements/manifest.json",
+        manifest=where("judgements").manifest,
     log:
-        f"logs/{config['run']}/evaluations/{{experiment}}/{{policy}}/judgements.log",
+        where("judgements").log,
     benchmark:
-        f"{RESULTS}/runs/evaluations/{{experiment}}/{{policy}}/judgements.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
-    threads: THREADS
-    resources:
-        gpu=GPU,
-        device=DEVICE,
-        precision=PRECISION,
+        where("judgements").benchmark
     params:
-        spec=spec_of("judgements"),
-        code=code_of("judgements"),
-        facts=f"{RESULTS}/runs",
-        inputs=named,
-    shell:
-        f"python -m mixdpo judgements{COMMAND}"
+        **work("judgements"),

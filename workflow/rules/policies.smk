@@ -1,78 +1,40 @@
-# Compute the log-probabilities of all triplets under the reference policy.
-rule reference_log_probs:
+# From the reference and preferences: log-probabilities of all triplets.
+use rule job as reference_log_probs with:
     input:
-        reference=f"{RESULTS}/sft/{{experiment}}/manifest.json",
-        preferences=f"{RESULTS}/preferences/{{experiment}}/manifest.json",
+        unpack(made_from("reference_log_probs")),
     output:
-        f"{RESULTS}/reference_log_probs/{{experiment}}/manifest.json",
+        manifest=where("reference_log_probs").manifest,
     log:
-        f"logs/{config['run']}/reference_log_probs/{{experiment}}.log",
+        where("reference_log_probs").log,
     benchmark:
-        f"{RESULTS}/runs/reference_log_probs--{{experiment}}.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
-    threads: THREADS
-    resources:
-        gpu=GPU,
-        device=DEVICE,
-        precision=PRECISION,
+        where("reference_log_probs").benchmark
     params:
-        spec=spec_of("reference_log_probs"),
-        code=code_of("reference_log_probs"),
-        facts=f"{RESULTS}/runs",
-        inputs=named,
-    shell:
-        f"python -m mixdpo reference_log_probs{COMMAND}"
+        **work("reference_log_probs"),
 
 
-# Pretrain a gate to tell the experiment's domains apart by the prompt.
-rule gates:
+# From the reference and preferences: a gate that tells domains apart by the prompt.
+use rule job as gates with:
     input:
-        reference=f"{RESULTS}/sft/{{experiment}}/manifest.json",
-        preferences=f"{RESULTS}/preferences/{{experiment}}/manifest.json",
+        unpack(made_from("gates")),
     output:
-        f"{RESULTS}/gates/{{experiment}}/manifest.json",
+        manifest=where("gates").manifest,
     log:
-        f"logs/{config['run']}/gates/{{experiment}}.log",
+        where("gates").log,
     benchmark:
-        f"{RESULTS}/runs/gates--{{experiment}}.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
-    threads: THREADS
-    resources:
-        gpu=GPU,
-        device=DEVICE,
-        precision=PRECISION,
+        where("gates").benchmark
     params:
-        spec=spec_of("gates"),
-        code=code_of("gates"),
-        facts=f"{RESULTS}/runs",
-        inputs=named,
-    shell:
-        f"python -m mixdpo gates{COMMAND}"
+        **work("gates"),
 
 
-# Optimise a policy on the preferences.
-rule policies:
+# From the reference, preferences and reference log-probabilities, and where it has them a gate or experts: a policy.
+use rule job as policies with:
     input:
-        unpack(training_inputs),
+        unpack(made_from("policies")),
     output:
-        f"{RESULTS}/policies/{{experiment}}/{{method}}/seed{{seed}}/manifest.json",
+        manifest=where("policies").manifest,
     log:
-        f"logs/{config['run']}/policies/{{experiment}}/{{method}}/seed{{seed}}.log",
+        where("policies").log,
     benchmark:
-        f"{RESULTS}/runs/policies--{{experiment}}--{{method}}--seed{{seed}}.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
-    threads: THREADS
-    resources:
-        gpu=GPU,
-        device=DEVICE,
-        precision=PRECISION,
+        where("policies").benchmark
     params:
-        spec=spec_of("policies"),
-        code=code_of("policies"),
-        facts=f"{RESULTS}/runs",
-        inputs=named,
-    shell:
-        f"python -m mixdpo policies{COMMAND}"
+        **work("policies"),

@@ -1,24 +1,12 @@
-# Turn scored completions, or rated responses, into preference triplets: one per style, or per user.
-rule preferences:
+# From completions and rewards, or from rated responses: triplets, by style or by user.
+use rule light as preferences with:
     input:
-        unpack(preference_inputs),
+        unpack(made_from("preferences")),
     output:
-        f"{RESULTS}/preferences/{{experiment}}/manifest.json",
+        manifest=where("preferences").manifest,
     log:
-        f"logs/{config['run']}/preferences/{{experiment}}.log",
+        where("preferences").log,
     benchmark:
-        f"{RESULTS}/runs/preferences--{{experiment}}.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
-    threads: 1
-    resources:
-        device=DEVICE,
-        precision=PRECISION,
+        where("preferences").benchmark
     params:
-        stage=preference_stage,
-        spec=lambda wildcards: spec_of(preference_stage(wildcards))(wildcards),
-        code=lambda wildcards: code_of(preference_stage(wildcards)),
-        facts=f"{RESULTS}/runs",
-        inputs=named,
-    shell:
-        f"python -m mixdpo {{params.stage}}{COMMAND}"
+        **work("preferences"),

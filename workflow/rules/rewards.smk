@@ -1,54 +1,27 @@
-# Annotate the completions with every reward of the experiment.
-rule rewards:
+# From completions, the classifier and the pipeline: every reward of the experiment.
+use rule job as rewards with:
     input:
-        completions=f"{RESULTS}/completions/{{experiment}}/manifest.json",
-        classifier=f"{RESULTS}/assets/classifier/manifest.json",
-        pipeline=f"{RESULTS}/assets/pipeline/manifest.json",
+        unpack(made_from("rewards")),
     output:
-        f"{RESULTS}/rewards/{{experiment}}/manifest.json",
+        manifest=where("rewards").manifest,
     log:
-        f"logs/{config['run']}/rewards/{{experiment}}.log",
+        where("rewards").log,
     benchmark:
-        f"{RESULTS}/runs/rewards--{{experiment}}.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
-    threads: THREADS
-    resources:
-        gpu=GPU,
-        device=DEVICE,
-        precision=PRECISION,
+        where("rewards").benchmark
     params:
-        spec=spec_of("rewards"),
-        code=code_of("rewards"),
-        facts=f"{RESULTS}/runs",
-        inputs=named,
-    shell:
-        f"python -m mixdpo rewards{COMMAND}"
+        **work("rewards"),
 
 
-# Measure on test reviews that each reward measures what it is named for.
-rule validity:
+# From reviews, the classifier and the pipeline: whether rewards measure what they are named for.
+use rule job as validity with:
     input:
-        reviews=f"{RESULTS}/assets/reviews/manifest.json",
-        classifier=f"{RESULTS}/assets/classifier/manifest.json",
-        pipeline=f"{RESULTS}/assets/pipeline/manifest.json",
+        unpack(made_from("validity")),
     output:
-        f"{RESULTS}/validity/manifest.json",
+        manifest=where("validity").manifest,
     log:
-        f"logs/{config['run']}/validity.log",
+        where("validity").log,
     benchmark:
-        f"{RESULTS}/runs/validity.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
+        where("validity").benchmark
     threads: 1
-    resources:
-        gpu=GPU,
-        device=DEVICE,
-        precision=PRECISION,
     params:
-        spec=spec_of("validity"),
-        code=code_of("validity"),
-        facts=f"{RESULTS}/runs",
-        inputs=named,
-    shell:
-        f"python -m mixdpo validity{COMMAND}"
+        **work("validity"),

@@ -1,25 +1,12 @@
-# Fine-tune the base model on the training reviews of an experiment's domains.
-rule sft:
+# From a base model and the texts of an experiment's domains: its reference, fine-tuned.
+use rule job as sft with:
     input:
-        base=base_of,
-        reviews=corpus_of,
+        unpack(made_from("sft")),
     output:
-        f"{RESULTS}/sft/{{experiment}}/manifest.json",
+        manifest=where("sft").manifest,
     log:
-        f"logs/{config['run']}/sft/{{experiment}}.log",
+        where("sft").log,
     benchmark:
-        f"{RESULTS}/runs/sft--{{experiment}}.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
-    threads: THREADS
-    resources:
-        gpu=GPU,
-        device=DEVICE,
-        precision=PRECISION,
+        where("sft").benchmark
     params:
-        spec=spec_of("sft"),
-        code=code_of("sft"),
-        facts=f"{RESULTS}/runs",
-        inputs=named,
-    shell:
-        f"python -m mixdpo sft{COMMAND}"
+        **work("sft"),

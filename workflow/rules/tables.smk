@@ -1,66 +1,46 @@
-# Print a table: ours beside the published values.
-rule tables:
+# From published values and the artifacts of its methods: a table, ours beside the published.
+use rule light as tables with:
     input:
-        unpack(lambda wildcards: table_inputs(config, TABLES, wildcards.table)),
+        unpack(made_from("tables")),
     # A failed job leaves the printed files as they were; without a manifest of its own no rerun passes for done.
     output:
-        manifest=f"paper_tables/{config['run']}/{{table}}.manifest.json",
+        manifest=where("tables").manifest,
         csv=report(
-            update(f"paper_tables/{config['run']}/{{table}}.csv"),
+            update(where("tables").printed("csv")),
             caption="../report/table.rst",
             category="Tables",
             labels={"table": "{table}"},
         ),
-        json=update(f"paper_tables/{config['run']}/{{table}}.json"),
-        md=update(f"paper_tables/{config['run']}/{{table}}.md"),
-        tex=update(f"paper_tables/{config['run']}/{{table}}.tex"),
+        json=update(where("tables").printed("json")),
+        md=update(where("tables").printed("md")),
+        tex=update(where("tables").printed("tex")),
     log:
-        f"logs/{config['run']}/tables/{{table}}.log",
+        where("tables").log,
     benchmark:
-        f"{RESULTS}/runs/tables--{{table}}.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
-    threads: 1
-    resources:
-        device="cpu",
-        precision=PRECISION,
+        where("tables").benchmark
     params:
-        spec=spec_of("tables"),
-        code=code_of("tables"),
-        facts=f"{RESULTS}/runs",
-        inputs=named_with_records,
-    shell:
-        f"python -m mixdpo tables{MANIFEST_COMMAND}"
+        **work("tables"),
 
 
-# Draw a figure, with the numbers behind it.
-rule figures:
+# From published values and the artifacts of its methods: a figure, and the numbers behind it.
+use rule light as figures with:
     input:
-        unpack(lambda wildcards: table_inputs(config, TABLES, wildcards.figure)),
+        unpack(made_from("tables")),
     output:
-        manifest=f"paper_tables/{config['run']}/{{figure}}.manifest.json",
+        manifest=where("tables").manifest,
         png=report(
-            update(f"paper_tables/{config['run']}/{{figure}}.png"),
+            update(where("tables").printed("png")),
             caption="../report/figure.rst",
             category="Figures",
-            labels={"figure": "{figure}"},
+            labels={"figure": "{table}"},
         ),
-        pdf=update(f"paper_tables/{config['run']}/{{figure}}.pdf"),
-        csv=update(f"paper_tables/{config['run']}/{{figure}}.csv"),
+        pdf=update(where("tables").printed("pdf")),
+        csv=update(where("tables").printed("csv")),
     log:
-        f"logs/{config['run']}/figures/{{figure}}.log",
+        where("tables").log,
     benchmark:
-        f"{RESULTS}/runs/figures--{{figure}}.tsv"
-    conda:
-        "../../envs/mixdpo.yaml"
-    threads: 1
-    resources:
-        device="cpu",
-        precision=PRECISION,
+        where("tables").benchmark
+    wildcard_constraints:
+        table="|".join(FIGURES),
     params:
-        spec=spec_of("figures"),
-        code=code_of("figures"),
-        facts=f"{RESULTS}/runs",
-        inputs=named,
-    shell:
-        f"python -m mixdpo figures{MANIFEST_COMMAND}"
+        **work("tables"),
