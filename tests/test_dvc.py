@@ -77,7 +77,7 @@ def recorded(tmp_path_factory) -> Path:
     config = yaml.safe_load((project / "config.yaml").read_text())
     name = config["run"]
     update_config(config, yaml.safe_load((project / "tests/tiny.yaml").read_text()))
-    config["experiments"]["multi_user"] = None
+    config["experiments"] |= {"multi_task": None, "multi_user": None}
     (project / "config.yaml").write_text(yaml.safe_dump(config | {"run": name}, sort_keys=False))
     (project / "config/reviews.yaml").write_text("run: reviews\n")
     (project / "dvc.lock").unlink(missing_ok=True)
