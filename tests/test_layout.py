@@ -1,4 +1,4 @@
-"""Paths of a run: parsed, they give their keys back; rules, logs and records use the same; no other file writes them."""
+"""Paths of a run: parsed, they give their keys back; rules and records use the same; no other file writes them."""
 
 import ast
 import re

@@ -123,7 +123,7 @@ def parse(manifest: str) -> Key:
 
 
 def parse_printed(path: str) -> Key:
-    """The key of a table or figure by one of its files, its ending left out or not. Raises `UserError` if it is none."""
+    """The key of a table or figure by one of its files, with or without ending. Raises `UserError` if it is none."""
     match = re.fullmatch(rf"paper_tables/({NAME})/({TABLE_NAME})(\..+)?", path)
     if not match:
         raise UserError(f"{path}: expected paper_tables/RUN/NAME; type one, as in paper_tables/embedded/table1")
