@@ -189,7 +189,7 @@ def test_a_failed_rerun_leaves_what_is_finished(project, tmp_path):
     """It runs again as long as it fails; with the old setting its manifest is put back, and nothing follows."""
     folder = project / "results/tiny/policies/multi_reward/dpo/seed0"
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
-    record = (project / "results/tiny/runs/results--tiny--policies--multi_reward--dpo--seed0.json").read_bytes()
+    record = (project / "results/tiny/runs/policies/multi_reward/dpo/seed0.json").read_bytes()
     changed = yaml.safe_load((project / "tests/tiny.yaml").read_text())
     changed["policies"].setdefault("methods", {}).setdefault("dpo", {})["learning_rate"] = 1.0e35
     overlay, target = tmp_path / "diverges.yaml", str((folder / "manifest.json").relative_to(project))
@@ -201,7 +201,7 @@ def test_a_failed_rerun_leaves_what_is_finished(project, tmp_path):
     assert snakemake(project, target).returncode == 0
     assert all(p.read_bytes() == before[p][0] for p in before)
     assert all(p.stat().st_mtime_ns == before[p][1] for p in before if p.name != "manifest.json")
-    assert (project / "results/tiny/runs/results--tiny--policies--multi_reward--dpo--seed0.json").read_bytes() == record
+    assert (project / "results/tiny/runs/policies/multi_reward/dpo/seed0.json").read_bytes() == record
     assert jobs(project) == {}
 
 
@@ -211,7 +211,7 @@ def test_a_failing_table_keeps_its_printed_files(project):
     good = source.read_bytes()
     source.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     target = "paper_tables/tiny/preferences.manifest.json"
-    assert snakemake(project, target, "--forcerun", "paper").returncode != 0
+    assert snakemake(project, target, "--forcerun", "tables").returncode != 0
     source.write_bytes(good)
     assert len(printed) == 5
     assert all(p.read_bytes() == content for p, content in printed.items() if p != project / target)
