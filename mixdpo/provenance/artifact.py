@@ -7,6 +7,12 @@ goes to `results/<run>/runs/`.
 
 An artifact is known by the path of its manifest. `DIR/manifest.json` owns all of DIR and appears by one
 rename. `DIR/NAME.manifest.json` owns the files that it lists, beside other artifacts in the same folder.
+
+A manifest and its inputs are named by paths below a root, the working folder unless told otherwise; `.mixdpo/` in the
+root has the locks, staging folders and resume state. So a root can move with all that is in it.
+
+What no manifest of ours names is never removed or overwritten. Snakemake deletes a manifest before it reruns the
+job and after the job fails; a copy in `.mixdpo/manifests/`, made before, still tells what is ours and what is done.
 """
 
 import contextlib
@@ -15,13 +21,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from mixdpo.errors import Corrupt, UserError
 from mixdpo.provenance import durable
 
-PRIVATE = Path(".mixdpo")  # locks, staging folders and resume state; on the same file system as the results
+PRIVATE = Path(".mixdpo")  # locks, staging folders, resume state, copies of manifests; on the results' file system
+KEPT = PRIVATE / "manifests"
 
 
 def sha256(path: Path) -> str:
@@ -47,8 +54,20 @@ def verify(manifest: Path) -> dict:
     except FileNotFoundError:
         raise Corrupt(f"{manifest}: expected an artifact, found nothing; run snakemake to make it") from None
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
-        raise Corrupt(f"{manifest}: expected a manifest, found something else; delete it and run again") from None
-    root, remedy = manifest.parent, f"delete {manifest} and run again"
+        raise Corrupt(f"{manifest}: expected a manifest, found something else; {remake(manifest)}") from None
+    _match(manifest, expected)
+    return content
+
+
+def remake(manifest: Path) -> str:
+    """What to type to have an artifact made again; without its manifest what is left would be taken for a person's."""
+    files = manifest.parent if _owns_folder(manifest) else manifest.with_suffix("").with_suffix(".*")
+    return f"delete {files} and run again"
+
+
+def _match(manifest: Path, expected: dict[str, str]) -> None:
+    """Raise `Corrupt` if the files of an artifact are not the `expected` ones, SHA-256 by relative path."""
+    root, remedy = manifest.parent, remake(manifest)
     found = _files(root) if _owns_folder(manifest) else {n: sha256(root / n) for n in expected if (root / n).exists()}
     for name, digest in expected.items():
         if name not in found:
@@ -56,8 +75,77 @@ def verify(manifest: Path) -> dict:
         if found.pop(name) != digest:
             raise Corrupt(f"{root / name}: does not match its SHA-256 in {manifest}; {remedy}")
     if found:
-        raise Corrupt(f"{root / min(found)}: not named in {manifest}; remove the file, or {remedy}")
-    return content
+        raise Corrupt(f"{root / min(found)}: not named in {manifest}; move the file away and run again")
+
+
+def _said(manifest: Path) -> dict:
+    """What a manifest says; nothing if there is none, or one that is not ours."""
+    try:
+        content = json.loads(manifest.read_text())
+    except (OSError, ValueError):
+        return {}
+    ours = isinstance(content, dict) and "stage" in content and isinstance(content.get("files"), dict)
+    return content if ours else {}
+
+
+def refuse_foreign(manifest: Path, written: Iterable[str] = (), root: Path = Path()) -> None:
+    """Raise `Corrupt` if a file that publishing would remove, or overwrite (`written`), is in no manifest of ours."""
+    kept, manifest = root / KEPT / label(manifest), root / manifest
+    folder, ours = manifest.parent, {*_said(manifest).get("files", {}), *_said(kept).get("files", {})}
+    ours |= {parent.as_posix() for name in ours for parent in Path(name).parents}  # a link to a folder is an entry
+    ours |= {manifest.name} if _said(manifest) else set()
+    if not _owns_folder(manifest):
+        found = [name for name in (*written, manifest.name) if os.path.lexists(folder / name)]
+    elif folder.exists() and not folder.is_dir():
+        raise Corrupt(f"{folder}: expected a folder, found a file; move it away, or choose another folder")
+    else:
+        paths = (Path(f, n) for f, folders, names in os.walk(folder) for n in (*folders, *names))
+        found = sorted(p.relative_to(folder).as_posix() for p in paths if p.is_symlink() or not p.is_dir())
+    if foreign := next((name for name in found if name not in ours), None):
+        raise Corrupt(
+            f"{folder / foreign}: expected only files that were made here, named in {manifest}, found another; move it "
+            "away, or choose another folder"
+        )
+
+
+def keep(manifests: Iterable[Path]) -> None:
+    """Copy the manifests that are there to where Snakemake does not delete them."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    for manifest in filter(Path.is_file, manifests):
+        kept = KEPT / label(manifest)
+        if not kept.is_file() or kept.read_bytes() != manifest.read_bytes():
+            _copy(manifest, kept)
+
+
+def _copy(file: Path, to: Path, root: Path = Path()) -> None:
+    """Copy a file so that a kill leaves no part of it beside `to`."""
+    staged = root / PRIVATE / "staging" / f"{label(to)}.{os.getpid()}"
+    staged.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, staged)
+    durable.replace(staged, to)
+
+
+def there(manifest: Path, *, stage: str, spec: dict, code: str, inputs: Mapping[str, Path]) -> bool:
+    """Whether just this work lies finished; its manifest is put back if Snakemake deleted it. Checks `inputs`."""
+    content = _said(manifest) or _said(KEPT / label(manifest))
+    work = {"stage": stage, "spec": spec, "code": code}
+    if work != {key: content.get(key) for key in work} or content.get("inputs") != digests(inputs):
+        return False
+    try:
+        _match(manifest, content["files"])
+    except Corrupt:
+        return False
+    if not manifest.exists():
+        _copy(KEPT / label(manifest), manifest)
+    return True
+
+
+def digests(inputs: Mapping[str, Path], root: Path = Path()) -> dict[str, str]:
+    """SHA-256 of each input by its path below `root`, artifacts verified."""
+    for path in inputs.values():
+        if path.name.endswith("manifest.json"):
+            verify(root / path)
+    return {path.as_posix(): sha256(root / path) for path in inputs.values()}
 
 
 def write_json(path: Path, value: object) -> None:
@@ -72,54 +160,86 @@ def label(manifest: Path) -> str:
     return path.as_posix().strip("/").replace("/", "--")
 
 
-def scratch(*work: object) -> Path:
+def scratch(*work: object, root: Path = Path()) -> Path:
     """The folder for resume state of exactly this work: another spec, code, input or precision has another folder."""
     key = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:16]
-    folder = PRIVATE / "scratch" / f"{work[0]}-{key}"
+    folder = root / PRIVATE / "scratch" / f"{work[0]}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 @contextlib.contextmanager
 def publish(
-    manifest: Path, *, stage: str, spec: dict, code: str, inputs: Mapping[str, Path], runtime: Mapping | None = None
+    manifest: Path,
+    *,
+    stage: str,
+    spec: dict,
+    code: str,
+    inputs: Mapping[str, Path],
+    runtime: Mapping | None = None,
+    root: Path = Path(),
 ) -> Iterator[tuple[Path, Path]]:
     """Verify `inputs`, yield a staging and a resume folder, and publish what is staged if the body succeeds.
 
-    The resume folder is the same for the same work on the same `runtime` until that work is published. `inputs` maps names to manifests or plain files. Raises `UserError` if another process writes the same
-    artifact, `Corrupt` if an input does not match its manifest. A body that raises leaves nothing behind.
+    The resume folder is the same for the same work on the same `runtime` until that work is published. `inputs` maps
+    names to manifests or plain files; their paths and `manifest` are relative to `root`. Raises `UserError` if another
+    process writes the same artifact or a file is in the way that is not ours, `Corrupt` if an input does not match its
+    manifest. A body that raises leaves what was there.
     """
-    digests = {}
-    for path in inputs.values():
-        if path.name.endswith("manifest.json"):
-            verify(path)
-        digests[path.as_posix()] = sha256(path)
+    used = digests(inputs, root)
     for kind in ("locks", "staging"):
-        (PRIVATE / kind).mkdir(parents=True, exist_ok=True)
-    with open(PRIVATE / "locks" / label(manifest), "w") as lock:
+        (root / PRIVATE / kind).mkdir(parents=True, exist_ok=True)
+    with open(root / PRIVATE / "locks" / label(manifest), "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{manifest}: another process is writing it; wait for it or stop it first") from None
-        staging = PRIVATE / "staging" / label(manifest)
+            raise UserError(f"{root / manifest}: another process is writing it; wait for it or stop it first") from None
+        staging = root / PRIVATE / "staging" / label(manifest)
+        old = staging.with_name(f"{staging.name}.old")
+        if old.exists():  # killed between two renames: back to an empty place, or it was on its way out
+            with contextlib.suppress(OSError):
+                os.replace(old, (root / manifest).parent)
+        _remove(old)
         shutil.rmtree(staging, ignore_errors=True)
+        refuse_foreign(manifest, root=root)
         staging.mkdir()
-        resume = scratch(stage, spec, code, digests, runtime)
+        resume = scratch(stage, spec, code, used, runtime, root=root)
         try:
             yield staging, resume
             files = _files(staging)
             for name in files:
                 durable.sync(staging / name)
-            content = {"stage": stage, "spec": spec, "code": code, "inputs": digests, "files": files}
+            content = {"stage": stage, "spec": spec, "code": code, "inputs": used, "files": files}
             write_json(staging / manifest.name, content)
-            if _owns_folder(manifest):
-                shutil.rmtree(manifest.parent, ignore_errors=True)
-                manifest.parent.parent.mkdir(parents=True, exist_ok=True)
-                durable.replace(staging, manifest.parent)
-            else:
-                manifest.parent.mkdir(parents=True, exist_ok=True)
-                for name in [*files, manifest.name]:
-                    durable.replace(staging / name, manifest.parent / name)
+            refuse_foreign(manifest, files, root)
+            _move(staging, manifest, files, old, root)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         shutil.rmtree(resume, ignore_errors=True)
+
+
+def _move(staging: Path, manifest: Path, files: Iterable[str], old: Path, root: Path) -> None:
+    """Move what is staged to its place; what was there goes through `old`."""
+    folder = (root / manifest).parent
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if _owns_folder(manifest):
+        if folder.exists():
+            os.replace(folder, old)
+        durable.replace(staging, folder)
+        _remove(old)
+        return
+    folder.mkdir(exist_ok=True)
+    kept = root / KEPT / label(manifest)
+    kept.parent.mkdir(exist_ok=True)
+    _copy(staging / manifest.name, kept, root)  # killed half-way, all are still ours
+    for name in [*files, manifest.name]:
+        durable.replace(staging / name, folder / name)
+    kept.unlink()
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder, or a link to one and not what it leads to."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
