@@ -271,6 +271,8 @@ class Policy(nn.Module):
             state = self.adapted.get_base_model().state_dict()
             plain = {n.replace(".base_layer", ""): t.clone() for n, t in state.items() if ".lora_" not in n}
             self.adapted.get_base_model().save_pretrained(folder / "adapted", state_dict=plain)
+            for config in self.adapted.peft_config.values():
+                config.target_modules = sorted(config.target_modules)  # a set, whose order differs between processes
             self.adapted.save_pretrained(folder / "adapters")
         if isinstance(self.weights, GateWeights):
             self.weights.encoder.save_pretrained(folder / "gate_encoder")
