@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from mixdpo.fields import merged
+from mixdpo.method.fit import training_batches
 from mixdpo.method.objective import Triplets
 from mixdpo.method.runtime import Runtime
+from mixdpo.method.settings import Experts, Method, Optimiser
 from mixdpo.stages.assets.base import train_tokenizer
 from mixdpo.stages.policies import triplets_of
 from mixdpo.stages.reference_log_probs import reference_log_probs
@@ -76,10 +78,26 @@ def reviews_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def method() -> dict:
-    """The method that config.yaml describes by its defaults, at a size for tests, without experts."""
-    spec = yaml.safe_load((Path(__file__).parent.parent / "config.yaml").read_text())["policies"]["defaults"]
-    return spec | {"seed": 0, "epochs": 3, "batch_size": 4, "learning_rate": 1e-3}
+def method() -> Method:
+    """Mix-DPO Case 1 of three heads, at a size for tests."""
+    return Method(Experts(heads=3), optimiser=Optimiser(epochs=3, batch_size=4, learning_rate=1e-3))
+
+
+def changed(method: Method, **changes) -> Method:
+    """`method` with other settings: experts and weights replaced whole, other sections key by key."""
+    kept = {key: value for key, value in method.as_dict().items() if key not in {"experts", "weights"} & changes.keys()}
+    return Method.of(merged(kept, changes))
+
+
+def spec_of(method: Method, seed: int = 0) -> dict:
+    """What the policies stage is given."""
+    return method.as_dict() | {"seed": seed}
+
+
+def steps_of(method: Method, triplets: Triplets) -> list[np.ndarray]:
+    """The minibatches of a training, as the policies stage makes them."""
+    how = {"epochs": method.optimiser.epochs, "batch_size": method.optimiser.batch_size, "seed": 0}
+    return [triplets.rows(groups) for groups in training_batches(triplets.group_lengths, **how)]
 
 
 @pytest.fixture(scope="session")

@@ -7,34 +7,40 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import changed, spec_of, steps_of
 from transformers import AutoModelForCausalLM
 
 from mixdpo.errors import UserError
-from mixdpo.method.fit import fit, training_batches
+from mixdpo.method.fit import fit
 from mixdpo.method.initial import build
 from mixdpo.method.language import TokenBatch
 from mixdpo.method.losses import elbo, kl_to_uniform, relaxed_loss, responsibilities
 from mixdpo.method.objective import PreferenceObjective, Triplets
 from mixdpo.method.policy import Policy
-from mixdpo.method.weights import Gate
+from mixdpo.method.weights import GateWeights
 from mixdpo.stages.policies import policies
 
 PROMPTS = [[5, 6, 7], [8, 9]]
 BATCH = [[5, 6, 7], [8, 9]], [(1, 2, 3), (4, 5)]
 
 
-def objective_of(spec, model_folder, triplets, runtime, **given) -> PreferenceObjective:
-    objective = PreferenceObjective(build(spec, model_folder, runtime, **given), spec, runtime)
-    objective.prepare(triplets, len(training_batches(triplets.group_lengths, spec)))
+GATE, USER_GATE = {"kind": "gate"}, {"kind": "gate", "sees": "user"}
+
+
+def objective_of(method, model_folder, triplets, runtime, **given) -> PreferenceObjective:
+    objective = PreferenceObjective(build(method, model_folder, runtime, seed=0, **given), method, runtime)
+    objective.prepare(triplets, len(steps_of(method, triplets)))
     return objective
 
 
-def train(objective, triplets, spec, runtime, folder) -> pd.DataFrame:
+def train(objective, triplets, runtime, folder) -> pd.DataFrame:
     folder.mkdir(exist_ok=True)
-    batches = [triplets.rows(groups) for groups in training_batches(triplets.group_lengths, spec)]
-    how = {"spec": spec, "runtime": runtime, "resume": folder, "after_step": objective.after_step}
-    rates = {"learning_rates": lambda name: spec["gate_learning_rate" if ".weights." in name else "learning_rate"]}
-    return fit(objective, batches, lambda rows: objective.loss(triplets, rows), **how, **rates)
+    method = objective.method
+    optimiser = method.optimiser
+    how = {"optimiser": optimiser, "seed": 0, "runtime": runtime, "resume": folder, "after_step": objective.after_step}
+    rates = {True: optimiser.gate_learning_rate, False: optimiser.learning_rate}
+    how |= {"learning_rates": lambda name: rates[".weights." in name]}
+    return fit(objective, steps_of(method, triplets), lambda rows: objective.loss(triplets, rows), **how)
 
 
 # Relaxation (E.2)
@@ -71,12 +77,12 @@ def test_relaxation_moves_experts_and_weights():
 @pytest.mark.parametrize("logits", ["posterior", "prior"])
 def test_training_by_relaxation_needs_no_e_step(logits, model_folder, triplets, method, runtime, tmp_path):
     relaxation = {"logits": logits, "samples": 2, "temperature": [1.0, 0.3]}
-    spec = method | {"shared_heads": 2, "weights": "gate", "pretrained_gate": False, "relaxation": relaxation}
+    method = changed(method, experts={"heads": 2}, weights=GATE, posterior={"relaxation": relaxation})
     curves = []
     for folder in ("once", "again"):
-        objective = objective_of(spec, model_folder, triplets, runtime)
+        objective = objective_of(method, model_folder, triplets, runtime)
         before = copy.deepcopy(objective.policy.state_dict())
-        curves.append(train(objective, triplets, spec, runtime, tmp_path / folder))
+        curves.append(train(objective, triplets, runtime, tmp_path / folder))
     moved = {name for name, value in objective.policy.state_dict().items() if not value.equal(before[name])}
     assert {"heads.0.weight", "heads.1.weight", "weights.linear.weight"} <= moved
     pd.testing.assert_frame_equal(*curves)
@@ -87,29 +93,28 @@ def test_training_by_relaxation_needs_no_e_step(logits, model_folder, triplets, 
 
 
 def test_each_phase_has_its_own_settings(model_folder, triplets, method, runtime):
-    sharp = {"entropy": 0, "confidence": 0.5, "kl_uniform": 0, "kl_w": 1}
-    flat = {"entropy": 9, "confidence": 0, "kl_uniform": 0, "kl_w": 1}
-    phases = [{"until": 0.5, "responsibilities": flat}, {"until": 1.0, "responsibilities": sharp, "beta": 0.05}]
-    spec = method | {"shared_heads": 3, "perturbation": 1.0, "phases": phases}
-    objective = objective_of(spec, model_folder, triplets, runtime)
-    spread, seen = {}, {}
+    flat, sharp = {"entropy": 9}, {"confidence": 0.5}
+    phases = [{"until": 0.5, "posterior": flat}, {"until": 1.0, "posterior": sharp, "beta": 0.05}]
+    method = changed(method, experts={"heads": 3, "perturbation": 1.0}, phases=phases)
+    objective = objective_of(method, model_folder, triplets, runtime)
+    spread, margin = {}, {}
     for share in (0.0, 0.49, 0.5, 0.9):
         objective.step.fill_(int(share * 1000))
         objective.steps = 1000
-        objective.loss(triplets, np.arange(30))
-        spread[share], seen[share] = objective.q.std(dim=1).mean().item(), objective.settings()["beta"]
+        _, shown = objective.loss(triplets, np.arange(30))
+        spread[share], margin[share] = objective.q.std(dim=1).mean().item(), shown["margin"]
     assert spread[0.0] == spread[0.49] < spread[0.5] / 3 and spread[0.5] == spread[0.9]
-    assert list(seen.values()) == [0.1, 0.1, 0.05, 0.05]
+    assert margin[0.0] == margin[0.49] == pytest.approx(2 * margin[0.5]) and margin[0.5] == margin[0.9]
 
 
 def test_a_gate_is_held_to_the_uniform_distribution(model_folder, triplets, method, runtime):
     """KL(w ‖ uniform) by hand: w = (1/4, 3/4) gives log 2 + ¼ log ¼ + ¾ log ¾."""
     log_w = torch.tensor([[0.25, 0.75]], dtype=torch.float64).log()
     assert kl_to_uniform(log_w).item() == pytest.approx(np.log(2) + 0.25 * np.log(0.25) + 0.75 * np.log(0.75))
-    spec = method | {"shared_heads": 2, "weights": "gate", "pretrained_gate": False}
     losses = []
     for weight in (0.0, 2.0):
-        objective = objective_of(spec | {"kl_w_global": weight}, model_folder, triplets, runtime)
+        gated = changed(method, experts={"heads": 2}, weights=GATE | {"kl_uniform": weight})
+        objective = objective_of(gated, model_folder, triplets, runtime)
         objective.policy.weights.linear.bias.data.copy_(log_w[0])
         losses.append(objective.loss(triplets, np.arange(6))[0].item())
     assert losses[1] - losses[0] == pytest.approx(2 * kl_to_uniform(log_w).item(), rel=1e-4)
@@ -121,10 +126,11 @@ def test_a_gate_is_held_to_the_uniform_distribution(model_folder, triplets, meth
 @pytest.mark.parametrize("weights", ["global", "gate"])
 def test_parts_of_a_step_add_up_to_the_step(weights, model_folder, triplets, method, runtime):
     """Loss, figures and every gradient are those of the whole minibatch; the triplets of a pair stay together."""
-    spec = method | {"shared_heads": 2, "weights": weights, "pretrained_gate": False}
+    method = changed(method, experts={"heads": 2}, weights={"kind": weights})
     rows, results = triplets.rows(np.arange(7)), []
     for accumulate in (1, 3, 100):
-        objective = objective_of(spec | {"accumulate": accumulate}, model_folder, triplets, runtime)
+        parted = changed(method, optimiser={"accumulate": accumulate})
+        objective = objective_of(parted, model_folder, triplets, runtime)
         value, shown = objective.loss(triplets, rows)
         assert value.requires_grad == (accumulate == 1)
         if value.requires_grad:
@@ -142,8 +148,7 @@ def test_parts_of_a_step_add_up_to_the_step(weights, model_folder, triplets, met
 
 
 def test_adapters_start_as_copies_and_share_one_model(model_folder, method, runtime):
-    spec = method | {"adapters": 3, "perturbation": 0.0}
-    policy = build(spec, model_folder, runtime)
+    policy = build(changed(method, experts={"adapters": 3, "perturbation": 0.0}), model_folder, runtime, seed=0)
     batch = TokenBatch.of(*BATCH, "cpu")
     alone = Policy.from_pretrained(model_folder, runtime)
     with torch.no_grad():
@@ -155,10 +160,11 @@ def test_adapters_start_as_copies_and_share_one_model(model_folder, method, runt
 
 
 def test_adapters_learn_all_at_once_and_survive_the_disk(model_folder, triplets, method, runtime, tmp_path):
-    spec = method | {"adapters": 2, "perturbation": 0.05, "learning_rate": 1e-2}
-    objective = objective_of(spec, model_folder, triplets, runtime)
+    experts = {"adapters": 2, "perturbation": 0.05}
+    method = changed(method, experts=experts, optimiser={"learning_rate": 1e-2})
+    objective = objective_of(method, model_folder, triplets, runtime)
     before = copy.deepcopy(objective.policy.state_dict())
-    curve = train(objective, triplets, spec, runtime, tmp_path / "resume")
+    curve = train(objective, triplets, runtime, tmp_path / "resume")
     moved = {name for name, value in objective.policy.state_dict().items() if not value.equal(before[name])}
     assert {"expert0", "expert1"} == {name.split(".")[-2] for name in moved if ".lora_" in name}
     assert not [name for name in moved if ".lora_" not in name and name != "weights.log_w"]
@@ -179,7 +185,7 @@ def test_adapters_learn_all_at_once_and_survive_the_disk(model_folder, triplets,
 
 
 def test_the_noise_of_adapters_has_the_given_size(model_folder, method, runtime):
-    policy = build(method | {"adapters": 2, "perturbation": 0.1, "seed": 3}, model_folder, runtime)
+    policy = build(changed(method, experts={"adapters": 2, "perturbation": 0.1}), model_folder, runtime, seed=3)
     layers = [m for m in policy.adapted.modules() if "expert0" in getattr(m, "lora_A", {})]
     assert layers
     for layer in layers:
@@ -193,9 +199,9 @@ def test_the_noise_of_adapters_has_the_given_size(model_folder, method, runtime)
 # Given experts
 
 
-@pytest.mark.parametrize("kind", ["shared_heads", "independent_models"])
+@pytest.mark.parametrize("kind", ["heads", "models"])
 def test_an_expert_alone_is_a_language_model_of_transformers(kind, model_folder, method, runtime, tmp_path):
-    policy = build(method | {kind: 2, "perturbation": 0.5}, model_folder, runtime)
+    policy = build(changed(method, experts={kind: 2, "perturbation": 0.5}), model_folder, runtime, seed=0)
     batch = TokenBatch.of(*BATCH, "cpu")
     for k in range(2):
         policy.expert(k).save_pretrained(tmp_path / str(k))
@@ -210,16 +216,16 @@ def test_only_the_weights_learn_over_given_experts(model_folder, preferences_fol
     inputs = {"reference": model_folder.parent}
     inputs |= {name: preferences_folder / name for name in ("preferences", "reference_log_probs")}
     trained = {}
-    for name, changes in {"mix": {"shared_heads": 2, "perturbation": 0.5}, "dpo": {"independent_models": 1}}.items():
+    for name, experts in {"mix": {"heads": 2, "perturbation": 0.5}, "dpo": {"models": 1}}.items():
         trained[name], resume = tmp_path / name, tmp_path / f"{name}.resume"
         trained[name].mkdir()
         resume.mkdir()
-        policies(trained[name], method | changes, runtime=runtime, resume=resume, **inputs)
-    changes = {"initial_experts": ["mix/1", "dpo"], "learn_experts": False, "weights": "gate", "pretrained_gate": False}
+        policies(trained[name], spec_of(changed(method, experts=experts)), runtime=runtime, resume=resume, **inputs)
+    given = changed(method, experts={"initial": ["mix/1", "dpo"], "learn": False}, weights=GATE)
     out, resume = tmp_path / "gate", tmp_path / "gate.resume"
     out.mkdir()
     resume.mkdir()
-    policies(out, method | changes, runtime=runtime, resume=resume, **inputs, **trained)
+    policies(out, spec_of(given), runtime=runtime, resume=resume, **inputs, **trained)
     policy, batch = Policy.from_pretrained(out / "model", runtime), TokenBatch.of(*BATCH, "cpu")
     with torch.no_grad():
         found = policy.log_probs(batch)
@@ -227,8 +233,8 @@ def test_only_the_weights_learn_over_given_experts(model_folder, preferences_fol
     torch.testing.assert_close(found, torch.stack([mix[:, 1], dpo[:, 0]], dim=1))
     assert policy.weights.linear.weight.abs().max() > 0
     with pytest.raises(UserError, match=r"expected an expert of dpo from 0 to 0, found dpo/1"):
-        wrong = method | changes | {"initial_experts": ["mix/0", "dpo/1"]}
-        policies(out, wrong, runtime=runtime, resume=resume, **inputs, **trained)
+        wrong = changed(given, experts={"initial": ["mix/0", "dpo/1"], "learn": False})
+        policies(out, spec_of(wrong), runtime=runtime, resume=resume, **inputs, **trained)
 
 
 # Users
@@ -244,11 +250,11 @@ def user_triplets(preferences_folder) -> Triplets:
 
 def test_a_gate_sees_the_user(model_folder, user_triplets, method, runtime, tmp_path):
     """Weights differ between users of one prompt after training, and what a user gets does not hang on the batch."""
-    spec = method | {"shared_heads": 2, "weights": "gate", "pretrained_gate": False, "user_gate": True}
-    spec |= {"gate_learning_rate": 1e-2, "perturbation": 0.5}
+    experts, optimiser = {"heads": 2, "perturbation": 0.5}, {"gate_learning_rate": 1e-2}
+    method = changed(method, experts=experts, weights=USER_GATE, optimiser=optimiser)
     users = sorted({user for _, user in user_triplets.contexts})
-    objective = objective_of(spec, model_folder, user_triplets, runtime, users=users)
-    train(objective, user_triplets, spec, runtime, tmp_path / "resume")
+    objective = objective_of(method, model_folder, user_triplets, runtime, users=users)
+    train(objective, user_triplets, runtime, tmp_path / "resume")
     objective.policy.save_pretrained(tmp_path / "model")
     policy = Policy.from_pretrained(tmp_path / "model", runtime)
     with torch.no_grad():
@@ -267,17 +273,18 @@ def test_a_gate_sees_the_user(model_folder, user_triplets, method, runtime, tmp_
 
 
 def test_user_logits_start_off_by_seeded_noise(model_folder, method, runtime):
-    spec = method | {"shared_heads": 2, "weights": "gate", "pretrained_gate": False, "user_gate": True}
+    method = changed(method, experts={"heads": 2}, weights=USER_GATE)
+    noisy = changed(method, weights=USER_GATE | {"perturbation": 0.5})
     users = [f"user-{i:03}" for i in range(200)]
-    start = build(spec | {"gate_perturbation": 0.5}, model_folder, runtime, users=users)
+    start = build(noisy, model_folder, runtime, seed=0, users=users)
     with torch.no_grad():
         features = start.weights.features([PROMPTS[0]] * 200, users)
         logits = start.weights.linear(features)
     assert logits.std().item() == pytest.approx(0.5, rel=0.1)
-    again = build(spec | {"gate_perturbation": 0.5}, model_folder, runtime, users=users)
+    again = build(noisy, model_folder, runtime, seed=0, users=users)
     assert again.weights.linear.weight.equal(start.weights.linear.weight)
-    uniform = build(spec, model_folder, runtime, users=users).weights
-    assert isinstance(uniform, Gate) and uniform(features).allclose(torch.tensor(0.5).log())
+    uniform = build(method, model_folder, runtime, seed=0, users=users).weights
+    assert isinstance(uniform, GateWeights) and uniform(features).allclose(torch.tensor(0.5).log())
 
 
 # Styles

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import changed
 from datasets import Dataset
 from scipy.optimize import linear_sum_assignment, minimize
 from scipy.special import softmax
@@ -448,7 +449,7 @@ def test_parity_with_trl(model_folder, method, tmp_path):
     ref = log_probs(lambda batch, _: sequence_log_probs(reference, batch), prompts, completions, runtime)
     triplets = Triplets(pd.DataFrame(ids), pd.DataFrame({"chosen": ref[:half], "rejected": ref[half:]}))
     trained = Policy.from_language_model(policy, independent_models=1)
-    objective = PreferenceObjective(trained, method | {"independent_models": 1}, runtime)
+    objective = PreferenceObjective(trained, changed(method, experts={"models": 1}), runtime)
     objective.prepare(triplets, 9)
     ours, _ = objective.loss(triplets, np.arange(half))
     ours.backward()

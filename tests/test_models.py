@@ -15,7 +15,7 @@ from mixdpo.method.decoding import mixture_log_probs
 from mixdpo.method.initial import pretrained_gate
 from mixdpo.method.language import TokenBatch, load_language_model, sequence_log_probs
 from mixdpo.method.policy import Policy
-from mixdpo.method.weights import Gate, GlobalWeights
+from mixdpo.method.weights import GateWeights, GlobalWeights
 
 KINDS = {"case1": (3, 0), "case2": (0, 3), "hybrid": (1, 2)}
 W = [0.5, 0.3, 0.2]
@@ -41,9 +41,9 @@ def mixture(kind: str, weights=W, scale: float = 0.7) -> Policy:
     return policy.eval()
 
 
-def gate(model: GPT2LMHeadModel, experts: int = 3) -> Gate:
+def gate(model: GPT2LMHeadModel, experts: int = 3) -> GateWeights:
     torch.manual_seed(3)
-    gate = Gate(copy.deepcopy(model.base_model), experts)
+    gate = GateWeights(copy.deepcopy(model.base_model), experts)
     torch.nn.init.normal_(gate.linear.weight)
     return gate
 

@@ -6,16 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import changed, spec_of, steps_of
 from safetensors.torch import load_file, save_file
 
 from mixdpo.errors import UserError
-from mixdpo.method.fit import fit, training_batches
+from mixdpo.method.fit import fit
 from mixdpo.method.initial import build
 from mixdpo.method.objective import PreferenceObjective, Triplets
 from mixdpo.method.policy import Policy
 from mixdpo.stages.policies import policies, triplets_of
 
-ARCHITECTURES = [{"shared_heads": 3}, {"independent_models": 3}, {"shared_heads": 2, "independent_models": 1}]
+ARCHITECTURES = [{"heads": 3}, {"models": 3}, {"heads": 2, "models": 1}]
 
 
 def names(changes: dict) -> str:
@@ -35,20 +36,21 @@ def layers(policy: Policy) -> list:
     return [policy.output_layer(k) for k in range(policy.experts)]
 
 
-def objective_of(spec, model_folder, triplets, runtime, gate=None) -> PreferenceObjective:
-    objective = PreferenceObjective(build(spec, model_folder, runtime, gate=gate), spec, runtime)
+def objective_of(method, model_folder, triplets, runtime, gate=None) -> PreferenceObjective:
+    objective = PreferenceObjective(build(method, model_folder, runtime, seed=0, gate=gate), method, runtime)
     objective.prepare(triplets, 9)
     return objective
 
 
-def train(objective, triplets, spec, runtime, tmp_path) -> tuple[dict, dict]:
+def train(objective, triplets, runtime, tmp_path) -> tuple[dict, dict]:
     """Every tensor before and after a training by the loop of the policies stage."""
     before = {name: value.clone() for name, value in objective.state_dict().items()}
     fit(
         objective,
-        [triplets.rows(groups) for groups in training_batches(triplets.group_lengths, spec)],
+        steps_of(objective.method, triplets),
         lambda rows: objective.loss(triplets, rows),
-        spec=spec,
+        optimiser=objective.method.optimiser,
+        seed=0,
         runtime=runtime,
         resume=tmp_path,
         after_step=objective.after_step,
@@ -83,14 +85,14 @@ def test_triplets_keep_each_text_once_and_the_views_of_a_pair_together(triplets,
             assert (frame.iloc[batch].groupby("prompt_id").size() == 3).all()
 
 
-@pytest.mark.parametrize("changes", ARCHITECTURES[:2], ids=names)
+@pytest.mark.parametrize("experts", ARCHITECTURES[:2], ids=names)
 @pytest.mark.parametrize("update", ["implicit", "one_step", "partition"])
-def test_exact_copies_stay_copies(changes, update, model_folder, triplets, method, runtime, tmp_path):
+def test_exact_copies_stay_copies(experts, update, model_folder, triplets, method, runtime, tmp_path):
     """Without perturbation every expert gets the same gradient for ever: q = 1/3 and one policy after 9 steps."""
-    spec = method | changes | {"perturbation": 0.0, "reward_update": update}
-    objective = objective_of(spec, model_folder, triplets, runtime)
+    method = changed(method, experts=experts | {"perturbation": 0.0}, reward_update=update)
+    objective = objective_of(method, model_folder, triplets, runtime)
     before = [layer.weight.detach().clone() for layer in layers(objective.policy)]
-    train(objective, triplets, spec, runtime, tmp_path)
+    train(objective, triplets, runtime, tmp_path)
     _, q = objective.evaluate(triplets)
     np.testing.assert_allclose(q[["q0", "q1", "q2"]], 1 / 3, atol=1e-4)
     first, *others = (layer.weight for layer in layers(objective.policy))
@@ -99,15 +101,14 @@ def test_exact_copies_stay_copies(changes, update, model_folder, triplets, metho
     assert (first - before[0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("changes", ARCHITECTURES, ids=names)
-def test_the_configured_perturbation_breaks_the_tie(changes, model_folder, triplets, method, runtime, tmp_path):
+@pytest.mark.parametrize("experts", ARCHITECTURES, ids=names)
+def test_the_default_perturbation_breaks_the_tie(experts, model_folder, triplets, method, runtime, tmp_path):
     """Responsibilities tell the triplets of one pair apart, and no two experts get the same update.
 
     Measured over 9 steps: q of one pair's triplets spreads 0.0012 with heads and 0.0015 with models (0 for copies);
     updates differ by 4 % and 30 % of their own size.
     """
-    spec = method | changes
-    objective = objective_of(spec, model_folder, triplets, runtime)
+    objective = objective_of(changed(method, experts=experts), model_folder, triplets, runtime)
     before = [layer.weight.detach().clone() for layer in layers(objective.policy)]
 
     def spread():
@@ -115,44 +116,45 @@ def test_the_configured_perturbation_breaks_the_tie(changes, model_folder, tripl
         return q.assign(pair=triplets.context).groupby("pair")[["q0", "q1", "q2"]].std().to_numpy().mean()
 
     assert spread() > 1e-4
-    train(objective, triplets, spec, runtime, tmp_path)
+    train(objective, triplets, runtime, tmp_path)
     assert spread() > 1e-3
     moves = [layer.weight.detach() - old for layer, old in zip(layers(objective.policy), before)]
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert (moves[a] - moves[b]).norm() > 0.02 * moves[a].norm()
 
 
+GATE = {"kind": "gate"}
 LEARNS = [
-    ({"shared_heads": 2}, {"encoder", "heads", "weights.log_w"}),
-    ({"shared_heads": 2, "encoder": "frozen"}, {"heads", "weights.log_w"}),
-    ({"shared_heads": 2, "learn_weights": False, "initial_weights": [0.7, 0.3]}, {"encoder", "heads"}),
-    ({"independent_models": 2}, {"independent", "weights.log_w"}),
-    ({"shared_heads": 1, "independent_models": 1, "encoder": "frozen"}, {"heads", "independent", "weights.log_w"}),
-    ({"shared_heads": 2, "learn_experts": False}, {"weights.log_w"}),
-    ({"independent_models": 2, "learn_experts": False}, {"weights.log_w"}),
-    ({"shared_heads": 2, "weights": "gate"}, {"encoder", "heads", "weights.linear"}),
-    ({"shared_heads": 2, "weights": "gate", "learn_weights": False}, {"encoder", "heads"}),
-    ({"shared_heads": 2, "weights": "gate", "learn_experts": False}, {"weights.linear"}),
-    ({"independent_models": 2, "weights": "gate", "learn_experts": False}, {"weights.linear"}),
+    ({"experts": {"heads": 2}}, {"encoder", "heads", "weights.log_w"}),
+    ({"experts": {"heads": 2, "encoder": "frozen"}}, {"heads", "weights.log_w"}),
+    ({"experts": {"heads": 2}, "weights": {"learn": False, "initial": [0.7, 0.3]}}, {"encoder", "heads"}),
+    ({"experts": {"models": 2}}, {"independent", "weights.log_w"}),
+    ({"experts": {"heads": 1, "models": 1, "encoder": "frozen"}}, {"heads", "independent", "weights.log_w"}),
+    ({"experts": {"heads": 2, "learn": False}}, {"weights.log_w"}),
+    ({"experts": {"models": 2, "learn": False}}, {"weights.log_w"}),
+    ({"experts": {"heads": 2}, "weights": GATE}, {"encoder", "heads", "weights.linear"}),
+    ({"experts": {"heads": 2}, "weights": GATE | {"learn": False}}, {"encoder", "heads"}),
+    ({"experts": {"heads": 2, "learn": False}, "weights": GATE}, {"weights.linear"}),
+    ({"experts": {"models": 2, "learn": False}, "weights": GATE}, {"weights.linear"}),
 ]
 
 
 @pytest.mark.parametrize(("changes", "moves"), LEARNS, ids=[names(changes) for changes, _ in LEARNS])
 def test_what_is_frozen_keeps_its_bytes(changes, moves, model_folder, triplets, method, runtime, tmp_path, gate_folder):
     """After training exactly the parts that the method trains differ, and each of them in every tensor's owner."""
-    spec = method | changes
-    objective = objective_of(spec, model_folder, triplets, runtime, load_file(gate_folder / "gate.safetensors"))
-    before, after = train(objective, triplets, spec, runtime, tmp_path)
-    changed = {name.removeprefix("policy.") for name in before if not before[name].equal(after[name])}
-    assert {part for part in moves if any(name.startswith(part) for name in changed)} == moves
-    assert not [name for name in changed - {"step"} if not name.startswith(tuple(moves))]
+    gate = load_file(gate_folder / "gate.safetensors")
+    objective = objective_of(changed(method, **changes), model_folder, triplets, runtime, gate)
+    before, after = train(objective, triplets, runtime, tmp_path)
+    moved = {name.removeprefix("policy.") for name in before if not before[name].equal(after[name])}
+    assert {part for part in moves if any(name.startswith(part) for name in moved)} == moves
+    assert not [name for name in moved - {"step"} if not name.startswith(tuple(moves))]
 
 
 def test_fixed_weights_stay_and_learned_ones_are_the_mean_of_q(model_folder, triplets, method, runtime):
     """Section D.4: after a step the weights are the minibatch's mean responsibilities."""
     for learn in (False, True):
-        spec = method | {"shared_heads": 3, "initial_weights": [0.5, 0.3, 0.2], "learn_weights": learn}
-        objective = objective_of(spec, model_folder, triplets, runtime)
+        changes = {"initial": [0.5, 0.3, 0.2], "learn": learn}
+        objective = objective_of(changed(method, weights=changes), model_folder, triplets, runtime)
         _, shown = objective.loss(triplets, np.arange(12))
         assert [shown[f"w{k}"] for k in range(3)] == pytest.approx([0.5, 0.3, 0.2])
         objective.after_step()
@@ -164,8 +166,8 @@ def test_fixed_weights_stay_and_learned_ones_are_the_mean_of_q(model_folder, tri
 @pytest.mark.parametrize("update", ["implicit", "one_step", "partition"])
 def test_an_initial_weight_of_zero_leaves_the_loss_finite(update, model_folder, triplets, method, runtime):
     """The configuration allows it; that expert takes no part, and the others share the responsibility."""
-    spec = method | {"shared_heads": 3, "initial_weights": [0.5, 0.5, 0.0], "reward_update": update}
-    objective = objective_of(spec, model_folder, triplets, runtime)
+    method = changed(method, weights={"initial": [0.5, 0.5, 0.0]}, reward_update=update)
+    objective = objective_of(method, model_folder, triplets, runtime)
     value, shown = objective.loss(triplets, np.arange(12))
     assert torch.isfinite(value) and all(np.isfinite(list(shown.values())))
     assert objective.q[:, 2].max() < 1e-6
@@ -173,9 +175,9 @@ def test_an_initial_weight_of_zero_leaves_the_loss_finite(update, model_folder, 
 
 def test_states_of_a_frozen_encoder_are_computed_once(model_folder, triplets, method, runtime):
     """Loss and gradients of the heads are those of the encoder run again, which then gets no gradient."""
-    spec, rows = method | {"shared_heads": 3, "encoder": "frozen"}, np.arange(3, 21)
-    kept = objective_of(spec, model_folder, triplets, runtime)
-    again = objective_of(spec, model_folder, triplets, runtime)
+    method, rows = changed(method, experts={"heads": 3, "encoder": "frozen"}), np.arange(3, 21)
+    kept = objective_of(method, model_folder, triplets, runtime)
+    again = objective_of(method, model_folder, triplets, runtime)
     assert len(kept.hidden) == 20
     again.hidden = {}
     calls = []
@@ -194,7 +196,7 @@ def test_states_of_a_frozen_encoder_are_computed_once(model_folder, triplets, me
 
 def test_a_minibatch_runs_each_text_once(model_folder, triplets, method, runtime):
     """Three triplets of one pair are two texts: one pass of two sequences through the encoder."""
-    objective = objective_of(method | {"shared_heads": 3}, model_folder, triplets, runtime)
+    objective = objective_of(method, model_folder, triplets, runtime)
     shapes = []
     objective.policy.encoder.register_forward_hook(
         lambda module, args, kwargs, out: shapes.append(len(kwargs["input_ids"])), with_kwargs=True
@@ -205,9 +207,7 @@ def test_a_minibatch_runs_each_text_once(model_folder, triplets, method, runtime
 
 def test_partition_keeps_the_rewards_of_each_triplet(model_folder, triplets, method, runtime):
     """A second visit starts from the first one's rewards; triplets of other minibatches still have none."""
-    objective = objective_of(
-        method | {"shared_heads": 3, "reward_update": "partition"}, model_folder, triplets, runtime
-    )
+    objective = objective_of(changed(method, reward_update="partition"), model_folder, triplets, runtime)
     objective.loss(triplets, np.arange(6))
     first = objective.rewards.clone()
     assert first[:6].isfinite().all() and first[6:].isnan().all()
@@ -217,7 +217,7 @@ def test_partition_keeps_the_rewards_of_each_triplet(model_folder, triplets, met
 
 
 def test_the_curve_shows_q_by_label_and_validation_by_triplet(model_folder, triplets, method, runtime):
-    objective = objective_of(method | {"shared_heads": 3}, model_folder, triplets, runtime)
+    objective = objective_of(method, model_folder, triplets, runtime)
     rows = np.arange(30)
     _, shown = objective.loss(triplets, rows)
     figures, q = objective.evaluate(triplets)
@@ -233,10 +233,8 @@ def test_the_curve_shows_q_by_label_and_validation_by_triplet(model_folder, trip
 
 
 def test_the_bound_is_tight_at_the_posterior_and_lower_under_lemma_6(model_folder, triplets, method, runtime):
-    penalties = method["responsibilities"] | {"entropy": 1.0}
-    for responsibilities, tight in ((method["responsibilities"], True), (penalties, False)):
-        spec = method | {"shared_heads": 3, "responsibilities": responsibilities}
-        objective = objective_of(spec, model_folder, triplets, runtime)
+    for entropy, tight in ((0.0, True), (1.0, False)):
+        objective = objective_of(changed(method, posterior={"entropy": entropy}), model_folder, triplets, runtime)
         objective.policy.perturb(1.0, seed=1)
         _, shown = objective.loss(triplets, np.arange(30))
         assert (shown["elbo"] == pytest.approx(-shown["nll"], abs=1e-6)) == tight
@@ -245,7 +243,7 @@ def test_the_bound_is_tight_at_the_posterior_and_lower_under_lemma_6(model_folde
 
 @pytest.mark.parametrize(
     "changes",
-    [{"shared_heads": 3, "reward_update": "partition"}, {"independent_models": 2, "weights": "gate"}],
+    [{"reward_update": "partition"}, {"experts": {"models": 2}, "weights": {"kind": "gate"}}],
     ids=names,
 )
 def test_the_stage_writes_a_policy_that_loads(
@@ -253,14 +251,14 @@ def test_the_stage_writes_a_policy_that_loads(
 ):
     """After training the training triplets are likelier, and the written policy gives the written responsibilities."""
     (tmp_path / "resume").mkdir()
-    spec = method | changes | {"epochs": 6}
+    method = changed(method, **changes, optimiser={"epochs": 6})
     inputs = {"reference": model_folder.parent, "gate": gate_folder}
     inputs |= {name: preferences_folder / name for name in ("preferences", "reference_log_probs")}
-    policies(tmp_path, spec, runtime=runtime, resume=tmp_path / "resume", **inputs)
+    policies(tmp_path, spec_of(method), runtime=runtime, resume=tmp_path / "resume", **inputs)
     validation = triplets_of(
         preferences_folder / "preferences", preferences_folder / "reference_log_probs", "validation", None
     )
-    objective = PreferenceObjective(Policy.from_pretrained(tmp_path / "model", runtime), spec, runtime)
+    objective = PreferenceObjective(Policy.from_pretrained(tmp_path / "model", runtime), method, runtime)
     figures, q = objective.evaluate(validation)
     written = json.loads((tmp_path / "validation.json").read_text())
     assert written["triplets"] == 12 and written["after"] == pytest.approx(figures)
@@ -273,16 +271,19 @@ def test_the_stage_writes_a_policy_that_loads(
 def test_a_gate_learns_at_its_own_rate(tmp_path, model_folder, preferences_folder, method, runtime, gate_folder):
     """At a rate of 1e-12 it stays where it was while the experts move; the experts' rate says nothing about it."""
     (tmp_path / "resume").mkdir()
-    spec = method | {"shared_heads": 2, "weights": "gate", "gate_learning_rate": 1e-12, "epochs": 1}
+    optimiser = {"gate_learning_rate": 1e-12, "epochs": 1}
+    method = changed(method, experts={"heads": 2}, weights={"kind": "gate"}, optimiser=optimiser)
     inputs = {"reference": model_folder.parent, "gate": gate_folder}
     inputs |= {name: preferences_folder / name for name in ("preferences", "reference_log_probs")}
-    start = build(spec, model_folder, runtime, gate=load_file(gate_folder / "gate.safetensors"))
-    policies(tmp_path, spec, runtime=runtime, resume=tmp_path / "resume", **inputs)
+    start = build(method, model_folder, runtime, seed=0, gate=load_file(gate_folder / "gate.safetensors"))
+    policies(tmp_path, spec_of(method), runtime=runtime, resume=tmp_path / "resume", **inputs)
     end = Policy.from_pretrained(tmp_path / "model", runtime)
     assert (end.weights.linear.weight - start.weights.linear.weight).abs().max() < 1e-7
     assert (end.heads[0].weight - start.heads[0].weight).abs().max() > 1e-4
 
 
 def test_initial_weights_of_another_number_are_one_line(model_folder, method, runtime):
-    with pytest.raises(UserError, match=r"^initial_weights: expected 3, [^\n]*found \[0.5, 0.5\];[^\n]*$"):
-        build(method | {"shared_heads": 3, "initial_weights": [0.5, 0.5]}, model_folder, runtime)
+    given = [Policy.from_pretrained(model_folder, runtime).expert(0)] * 3
+    method = changed(method, experts={"initial": ["mix"]}, weights={"initial": [0.5, 0.5]})
+    with pytest.raises(UserError, match=r"^weights.initial: expected 3 weights [^\n]*found \[0.5, 0.5\];[^\n]*$"):
+        build(method, model_folder, runtime, seed=0, experts=given)

@@ -7,23 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import changed, steps_of
 
 from mixdpo.errors import UserError
 from mixdpo.method import fit as training
-from mixdpo.method.fit import epoch_batches, fit, learning_rate_factor, training_batches
+from mixdpo.method.fit import epoch_batches, fit, learning_rate_factor
 from mixdpo.method.initial import build
 from mixdpo.method.objective import PreferenceObjective
-
-SPEC = {
-    "epochs": 3,
-    "batch_size": 4,
-    "learning_rate": 1e-3,
-    "warmup": 0.1,
-    "schedule": "linear",
-    "weight_decay": 0.0,
-    "max_grad_norm": 1.0,
-    "seed": 0,
-}
+from mixdpo.method.settings import Optimiser
 
 
 def test_an_epoch_sees_every_row_once_and_neighbours_in_length_together():
@@ -42,9 +33,9 @@ def test_learning_rate(schedule, last):
     assert factors[10] == pytest.approx(1.0) and factors[-1] == pytest.approx(last, abs=1e-3)
 
 
-def train(folder, model_folder, triplets, runtime, spec, stop_at=None):
+def train(folder, model_folder, triplets, runtime, method, stop_at=None):
     """The state and curve of a policy trained on the triplets, as the policies stage trains it; `stop_at` kills it."""
-    objective = PreferenceObjective(build(spec, model_folder, runtime), spec, runtime)
+    objective = PreferenceObjective(build(method, model_folder, runtime, seed=0), method, runtime)
     objective.prepare(triplets, 9)
     steps = iter(range(1000))
 
@@ -54,9 +45,8 @@ def train(folder, model_folder, triplets, runtime, spec, stop_at=None):
         return objective.loss(triplets, rows)
 
     folder.mkdir(exist_ok=True)
-    batches = [triplets.rows(groups) for groups in training_batches(triplets.group_lengths, spec)]
-    after_step = objective.after_step
-    curve = fit(objective, batches, loss, spec=spec, runtime=runtime, resume=folder, after_step=after_step)
+    how = {"optimiser": method.optimiser, "seed": 0, "runtime": runtime, "resume": folder}
+    curve = fit(objective, steps_of(method, triplets), loss, **how, after_step=objective.after_step)
     return objective.state_dict(), curve
 
 
@@ -65,8 +55,8 @@ def test_dpo_starts_at_log_2_and_descends(tmp_path, model_folder, triplets, meth
     one = copy.copy(triplets)
     style = triplets.labels["style"].to_numpy()
     one.groups = [g[style[g] == "grammar"] for g in triplets.groups]
-    spec = method | {"independent_models": 1, "epochs": 8}
-    _, curve = train(tmp_path / "a", model_folder, one, runtime, spec)
+    method = changed(method, experts={"models": 1}, optimiser={"epochs": 8})
+    _, curve = train(tmp_path / "a", model_folder, one, runtime, method)
     assert curve["loss"].iloc[0] == pytest.approx(math.log(2), abs=1e-5)
     assert curve["kl"].iloc[0] == pytest.approx(0, abs=1e-4)
     assert curve["loss"].iloc[-6:].mean() < 0.95 * math.log(2)
@@ -77,28 +67,28 @@ def test_dpo_starts_at_log_2_and_descends(tmp_path, model_folder, triplets, meth
 @pytest.mark.parametrize(
     "changes",
     [
-        {"independent_models": 1, "schedule": "constant"},
-        {"shared_heads": 3, "reward_update": "partition", "schedule": "linear"},
-        {"independent_models": 2, "reward_update": "partition", "schedule": "cosine"},
-        {"shared_heads": 2, "independent_models": 1, "schedule": "cosine"},
-        {"shared_heads": 3, "encoder": "frozen", "schedule": "linear"},
+        {"experts": {"models": 1}, "optimiser": {"schedule": "constant"}},
+        {"experts": {"heads": 3}, "reward_update": "partition", "optimiser": {"schedule": "linear"}},
+        {"experts": {"models": 2}, "reward_update": "partition", "optimiser": {"schedule": "cosine"}},
+        {"experts": {"heads": 2, "models": 1}, "optimiser": {"schedule": "cosine"}},
+        {"experts": {"heads": 3, "encoder": "frozen"}, "optimiser": {"schedule": "linear"}},
     ],
-    ids=lambda changes: "-".join(map(str, changes.values())),
+    ids=str,
 )
 def test_interrupted_training_ends_with_the_same_bytes(
     tmp_path, model_folder, triplets, method, runtime, changes, monkeypatch
 ):
     """Optimiser, global weights and the rewards that `partition` keeps from one epoch to the next are all restored."""
     monkeypatch.setattr(training, "SAVING_SHARE", 1e9)  # so that the state of the very last step is there
-    spec = method | changes
-    whole, curve = train(tmp_path / "a", model_folder, triplets, runtime, spec)
+    method = changed(method, **changes)
+    whole, curve = train(tmp_path / "a", model_folder, triplets, runtime, method)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "b", model_folder, triplets, runtime, spec, stop_at=4)
+        train(tmp_path / "b", model_folder, triplets, runtime, method, stop_at=4)
     assert torch.load(tmp_path / "b/training.pt")["step"] == 4
-    resumed, curve_again = train(tmp_path / "b", model_folder, triplets, runtime, spec)
+    resumed, curve_again = train(tmp_path / "b", model_folder, triplets, runtime, method)
     assert len(curve) == 9 and whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert ("rewards" in whole) == (spec["reward_update"] == "partition")
+    assert ("rewards" in whole) == (method.reward_update == "partition")
     pd.testing.assert_frame_equal(curve, curve_again)
 
 
@@ -109,7 +99,8 @@ def test_infinite_loss_is_one_line(tmp_path, runtime):
             layer,
             [1] * 8,
             lambda rows: (layer.weight.sum() * torch.inf, {}),
-            spec=SPEC,
+            optimiser=Optimiser(),
+            seed=0,
             runtime=runtime,
             resume=tmp_path,
         )

@@ -10,16 +10,15 @@ from spacy.training import Corpus
 from spacy.training.initialize import init_nlp
 from spacy.training.loop import train
 
+from mixdpo import world
 from mixdpo.method.runtime import Runtime
-from mixdpo.stages.assets import embedded
 
 
 def gold(spec: dict, first: int, n: int) -> DocBin:
     """Gold documents `first` to `first + n` of the embedded world, the domains in turn."""
     vocab, domains = spacy.blank("en").vocab, spec["domains"]
     docs = (
-        embedded.to_doc(embedded.review(domains[i % len(domains)], spec["seed"], i), vocab)
-        for i in range(first, first + n)
+        world.to_doc(world.review(domains[i % len(domains)], spec["seed"], i), vocab) for i in range(first, first + n)
     )
     return DocBin(docs=docs)
 

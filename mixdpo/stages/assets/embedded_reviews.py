@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from mixdpo import world
 from mixdpo.data.reviews import COLUMNS
 from mixdpo.method.runtime import Runtime
-from mixdpo.stages.assets import embedded
 from mixdpo.stages.assets.reviews import write
 
 
@@ -15,6 +15,6 @@ def embedded_reviews(out: Path, spec: dict, *, runtime: Runtime, resume: Path) -
     rows = []
     for domain, sizes in spec["sizes"].items():
         splits = [split for split in ("base", "train", "test") for _ in range(sizes[split])]
-        for i, review in enumerate(embedded.reviews(domain, len(splits), spec["seed"])):
+        for i, review in enumerate(world.reviews(domain, len(splits), spec["seed"])):
             rows.append((f"{domain}-{i}", review.text, review.label, review.rating, domain, splits[i]))
     write(out, pd.DataFrame(rows, columns=COLUMNS))
