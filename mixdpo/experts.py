@@ -25,7 +25,10 @@ def expert_tables(out: Path, spec: dict, *, runtime: Runtime, resume: Path, poli
     log_w = Policy.from_pretrained(policy / "model", runtime).log_weights(frame["prompt_ids"].tolist(), users)
     table = expert_table(pd.read_parquet(policy / "responsibilities.parquet"), log_w.exp().cpu().numpy())
     table.to_csv(out / "experts.csv", index=False)
-    texts = [f"{mean:.3f}" + f" ± {se:.3f}" * (se == se) for mean, se in table[["mean", "se"]].to_numpy()]  # NaN: n = 1
+    texts = [
+        f"{mean:.3f}" if np.isnan(se) else f"{mean:.3f} ± {se:.3f}"  # a single triplet has no SE
+        for mean, se in table[["mean", "se"]].to_numpy()
+    ]
     cells = table.assign(cell=texts)
     cells = cells.pivot(index=[table.columns[0], "n"], columns="column", values="cell")[list(table["column"].unique())]
     text = cells.reset_index().to_markdown(index=False, disable_numparse=True)
