@@ -7,9 +7,9 @@ import os
 
 import pytest
 
+from mixdpo.errors import Corrupt, UserError
 from mixdpo.provenance import durable
 from mixdpo.provenance.artifact import KEPT, PRIVATE, keep, label, publish, there, verify
-from mixdpo.errors import Corrupt, UserError
 
 
 @pytest.fixture(autouse=True)

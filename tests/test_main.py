@@ -1,6 +1,7 @@
 """The command line: what a stage call leaves behind, and faults as one line."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -58,6 +59,7 @@ def test_dirty_is_code_that_is_not_committed(tmp_path, call):
         subprocess.run([*git, *words], cwd=tmp_path, check=True)
 
     def dirty() -> bool:
+        shutil.rmtree(tmp_path / "results", ignore_errors=True)  # or nothing would be done
         call("none")
         return json.loads((tmp_path / "runs/results--sft.json").read_text())["dirty"]
 
