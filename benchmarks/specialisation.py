@@ -2,7 +2,7 @@
 
 Needs the results of `make`. Prints, for Mix-DPO Case 1 of the embedded run, on the validation triplets: the negative
 log-likelihood of the preference model (5), the share of triplets whose style argmax q recovers (experts matched to
-styles at best), and each head's accuracy on its own style, (a) after EM from the configured perturbation, (b) after
+styles at best), and each head's accuracy on its own style, (a) after EM from the default perturbation, (b) after
 training head k on style k alone, (c) after EM from there, for as many epochs.
 """
 
@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from scipy.optimize import linear_sum_assignment
 from tabulate import tabulate
 
@@ -22,15 +21,16 @@ from mixdpo.method.initial import build
 from mixdpo.method.losses import expert_loss
 from mixdpo.method.objective import PreferenceObjective, Triplets
 from mixdpo.method.runtime import Runtime
-from mixdpo.run.config import method_of
+from mixdpo.method.settings import Experts, Method, Optimiser
 
 STYLES = ["sentiment", "informativeness", "grammar"]
 
 
-def train(objective: PreferenceObjective, data: Triplets, spec: dict, loss, after_step) -> None:
-    batches = [data.rows(groups) for groups in training_batches(data.group_lengths, spec)]
+def train(objective: PreferenceObjective, data: Triplets, loss, after_step) -> None:
+    optimiser, how = objective.method.optimiser, {"seed": 0, "runtime": objective.runtime, "after_step": after_step}
+    groups = training_batches(data.group_lengths, epochs=optimiser.epochs, batch_size=optimiser.batch_size, seed=0)
     with tempfile.TemporaryDirectory() as resume:
-        fit(objective, batches, loss, spec=spec, runtime=objective.runtime, resume=Path(resume), after_step=after_step)
+        fit(objective, [data.rows(g) for g in groups], loss, optimiser=optimiser, resume=Path(resume), **how)
 
 
 def taught(objective: PreferenceObjective, data: Triplets):
@@ -40,8 +40,7 @@ def taught(objective: PreferenceObjective, data: Triplets):
     def loss(rows: np.ndarray):
         log_ratio = objective.log_probs(data, rows, {}) - torch.from_numpy(data.reference[rows])[:, None]
         q = torch.nn.functional.one_hot(torch.from_numpy(expert[rows]), len(STYLES)).float()
-        beta = objective.spec["beta"]
-        return expert_loss(log_ratio, q, torch.zeros_like(log_ratio), beta).sum(dim=1).mean(), {}
+        return expert_loss(log_ratio, q, torch.zeros_like(log_ratio), objective.method.beta).sum(dim=1).mean(), {}
 
     return loss
 
@@ -63,14 +62,10 @@ def measure(name: str, objective: PreferenceObjective, data: Triplets) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results/embedded"))
-    parser.add_argument("--config", type=Path, default=Path("config.yaml"))
     parser.add_argument("--epochs", type=int, default=3)
     arguments = parser.parse_args()
     runtime, folder = Runtime.choose("cpu", "auto", 1), arguments.results
-    spec = method_of(yaml.safe_load(arguments.config.read_text()), "mix_case1") | {
-        "seed": 0,
-        "epochs": arguments.epochs,
-    }
+    method = Method(Experts(heads=3), optimiser=Optimiser(epochs=arguments.epochs))  # mix_case1
     data = {
         split: Triplets(
             *(
@@ -82,18 +77,19 @@ def main() -> None:
     }
 
     def fresh() -> PreferenceObjective:
-        objective = PreferenceObjective(build(spec, folder / "sft/multi_reward/model", runtime), spec, runtime)
-        objective.prepare(data["train"], spec["epochs"] * 1000)
+        policy = build(method, folder / "sft/multi_reward/model", runtime, seed=0)
+        objective = PreferenceObjective(policy, method, runtime)
+        objective.prepare(data["train"], arguments.epochs * 1000)
         return objective
 
     def em(objective: PreferenceObjective) -> None:
-        train(objective, data["train"], spec, lambda rows: objective.loss(data["train"], rows), objective.after_step)
+        train(objective, data["train"], lambda rows: objective.loss(data["train"], rows), objective.after_step)
 
     objective, lines = fresh(), []
     em(objective)
     lines.append(measure("EM from perturbed copies", objective, data["validation"]))
     objective = fresh()
-    train(objective, data["train"], spec, taught(objective, data["train"]), lambda: None)
+    train(objective, data["train"], taught(objective, data["train"]), lambda: None)
     lines.append(measure("taught by style", objective, data["validation"]))
     em(objective)
     lines.append(measure("EM from those taught by style", objective, data["validation"]))

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from measure import (
     COMPLETION,
     PROMPT,
@@ -29,14 +28,14 @@ import mixdpo.method.runtime
 from mixdpo.method.initial import build
 from mixdpo.method.objective import PreferenceObjective, Triplets
 from mixdpo.method.runtime import Runtime
+from mixdpo.method.settings import Experts, Method, Optimiser
 
-DEFAULTS = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())["policies"]["defaults"]
-VARIANTS = {  # what differs from the policies.defaults of config.yaml
-    "DPO": {"independent_models": 1},
-    "Case 1, K = 3": {"shared_heads": 3},
-    "Case 1, K = 3, in two parts": {"shared_heads": 3, "accumulate": 2},
-    "Case 1, K = 3, frozen encoder": {"shared_heads": 3, "encoder": "frozen"},
-    "Case 2, K = 3": {"independent_models": 3},
+VARIANTS = {
+    "DPO": Method(Experts(models=1)),
+    "Case 1, K = 3": Method(Experts(heads=3)),
+    "Case 1, K = 3, in two parts": Method(Experts(heads=3), optimiser=Optimiser(accumulate=2)),
+    "Case 1, K = 3, frozen encoder": Method(Experts(heads=3, encoder="frozen")),
+    "Case 2, K = 3": Method(Experts(models=3)),
 }
 STATES_EACH_STEP = ", states computed in every step"
 BLOCKS = {  # of our own variants: what a table compares, each with row one
@@ -67,14 +66,14 @@ def random_pairs(size: str, pairs: int, styles: int, folder: Path) -> tuple[pd.D
 
 def our_step(variant: str, model: Path, triplets: Triplets, batch: int, runtime: Runtime) -> Callable:
     """One step of `training.fit` without its progress bar and resume file."""
-    spec = {**DEFAULTS, "seed": 0, "batch_size": batch, **VARIANTS[variant.removesuffix(STATES_EACH_STEP)]}
-    objective = PreferenceObjective(build(spec, model, runtime), spec, runtime)
+    method = VARIANTS[variant.removesuffix(STATES_EACH_STEP)]
+    objective = PreferenceObjective(build(method, model, runtime, seed=0), method, runtime)
     objective.prepare(triplets, 9)
     if variant.endswith(STATES_EACH_STEP):
         objective.hidden = {}
     parameters = [p for p in objective.parameters() if p.requires_grad]
-    rates = {"lr": spec["learning_rate"], "weight_decay": spec["weight_decay"]}
-    optimizer = torch.optim.AdamW(parameters, **rates, fused=True)
+    given = method.optimiser
+    adamw = torch.optim.AdamW(parameters, lr=given.learning_rate, weight_decay=given.weight_decay, fused=True)
     batches = itertools.cycle(triplets.rows(part) for part in np.arange(len(triplets.groups)).reshape(-1, batch))
 
     def step() -> None:
@@ -83,10 +82,10 @@ def our_step(variant: str, model: Path, triplets: Triplets, batch: int, runtime:
             loss, _ = objective.loss(triplets, next(batches))
         if loss.requires_grad:
             loss.backward()
-        norm = nn.utils.clip_grad_norm_(parameters, spec["max_grad_norm"])
+        norm = nn.utils.clip_grad_norm_(parameters, given.max_grad_norm)
         assert torch.isfinite(loss + norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        adamw.step()
+        adamw.zero_grad(set_to_none=True)
         objective.after_step()
 
     return step
@@ -111,11 +110,12 @@ def trl_step(attention: str, model: Path, frame: pd.DataFrame, batch: int, preci
     text = {c: [" ".join(map(str, ids)) for ids in frame[f"{c}_ids"]] for c in ("prompt", "chosen", "rejected")}
     data = {name: [row.replace(f" {end}", "</s>") for row in rows] for name, rows in text.items()}
     data |= {name: [" " + row for row in data[name]] for name in ("chosen", "rejected")}
+    dpo = VARIANTS["DPO"]
     config = trl.DPOConfig(
         str(model.parent / "trl"),
-        beta=DEFAULTS["beta"],
-        learning_rate=DEFAULTS["learning_rate"],
-        max_grad_norm=DEFAULTS["max_grad_norm"],
+        beta=dpo.beta,
+        learning_rate=dpo.optimiser.learning_rate,
+        max_grad_norm=dpo.optimiser.max_grad_norm,
         per_device_train_batch_size=batch,
         use_cpu=True,
         bf16=precision == "bf16",
@@ -137,7 +137,7 @@ def trl_step(attention: str, model: Path, frame: pd.DataFrame, batch: int, preci
     def step() -> None:
         torch.use_deterministic_algorithms(False)
         trainer.training_step(network, dict(next(batches)))
-        trainer.accelerator.clip_grad_norm_(network.parameters(), DEFAULTS["max_grad_norm"])
+        trainer.accelerator.clip_grad_norm_(network.parameters(), dpo.optimiser.max_grad_norm)
         optimizer.step()
         network.zero_grad()
 

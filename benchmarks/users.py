@@ -2,23 +2,25 @@
 
 Needs the results of `make`. Trains a method of users for every seed on the run's preferences and prints the share of
 users at the expert of their style, the mean largest weight w(x, u) on the test prompts, and the validation figures.
-`--set KEY=VALUE` changes a key of the method.
+`--set KEY=VALUE` changes a setting of the method, by its dotted key.
 """
 
 import argparse
 import json
 import tempfile
+from functools import reduce
 from pathlib import Path
 
 import pandas as pd
 import yaml
 from tabulate import tabulate
 
+from mixdpo.fields import merged
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
 from mixdpo.paper.extensions import users_of_experts
 from mixdpo.paper.scores import recovery
-from mixdpo.run.config import method_of
+from mixdpo.run.config import configuration, method_of
 from mixdpo.stages.policies import policies
 
 
@@ -39,13 +41,14 @@ def measure(spec: dict, folder: Path, prompts: pd.DataFrame, runtime: Runtime) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("results/embedded"))
-    parser.add_argument("--config", type=Path, default=Path("config.yaml"))
+    parser.add_argument("--configfile", default="", help="the run's overlay")
     parser.add_argument("--method", default="user_moe_case1")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the method, in YAML")
     arguments = parser.parse_args()
-    changes = {key: yaml.safe_load(value) for key, value in (pair.split("=", 1) for pair in arguments.set)}
-    spec = method_of(yaml.safe_load(arguments.config.read_text()), arguments.method) | changes
+    spec = method_of(configuration(overlay=arguments.configfile), arguments.method)
+    for key, value in (pair.split("=", 1) for pair in arguments.set):
+        spec = merged(spec, reduce(lambda inner, name: {name: inner}, reversed(key.split(".")), yaml.safe_load(value)))
     written = arguments.results / "evaluations/multi_user/reference/completions/completions.parquet"
     prompts, runtime = pd.read_parquet(written), Runtime.choose("cpu", "auto", 1)
     lines = [measure(spec | {"seed": seed}, arguments.results, prompts, runtime) for seed in arguments.seeds]

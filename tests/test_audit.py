@@ -27,7 +27,7 @@ from mixdpo.provenance.artifact import label, publish, sha256, write_json
 from mixdpo.provenance.fingerprint import fingerprint
 from mixdpo.run import audit as module
 from mixdpo.run.audit import audit, causes_first, explain, lineage, sources
-from mixdpo.run.config import published
+from mixdpo.run.config import configuration, published
 from mixdpo.run.crate import write_crate
 from mixdpo.run.graph import TEXTS, job, table_inputs, targets
 from mixdpo.run.stages import STAGES
@@ -119,7 +119,9 @@ def make(path: str, config: dict, tables: dict, sentiment: float = 0.0) -> None:
 def run(tmp_path, monkeypatch):
     """An embedded run with two tables, of which every artifact is there and as it should be."""
     monkeypatch.chdir(tmp_path)
-    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    for name in ("config.yaml", "config"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, name)
+    config = configuration()
     for name, table in {"table1": TABLE, "perplexity": PERPLEXITY}.items():
         Path("workflow/published").mkdir(parents=True, exist_ok=True)
         Path(f"workflow/published/{name}.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
@@ -338,7 +340,7 @@ class Shelf(requests.adapters.BaseAdapter):
 @pytest.fixture
 def crate(run, tmp_path):
     """The run as a crate, with the workflow's own files beside its artifacts."""
-    for name in ("Snakefile", "config.yaml", "mixdpo", "LICENSE"):
+    for name in ("Snakefile", "mixdpo", "LICENSE"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, name)
     write_crate(*run, tmp_path / "crate")
     return tmp_path / "crate"

@@ -11,18 +11,20 @@ from snakemake.utils import update_config
 from mixdpo.errors import UserError
 from mixdpo.run.checks import RESERVED, check_tables, validate
 from mixdpo.run.config import asset_files, configuration, published, reward_model_files, spec
+from mixdpo.run.settings import completed
+from mixdpo.run.yaml import shipped
 from mixdpo.stages.judgements import judgements
 from mixdpo.stages.policies import policies
 
 ROOT = Path(__file__).parent.parent
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
-DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())
+SHIPPED = shipped(ROOT)
+DEFAULT = completed(SHIPPED)
 
 
 def overlaid(path: Path) -> dict:
-    config = copy.deepcopy(DEFAULT)
+    config = copy.deepcopy(SHIPPED)
     update_config(config, yaml.safe_load(path.read_text()))
-    return config
+    return completed(config)
 
 
 def test_configurations_are_those_that_snakemake_merges(monkeypatch):
@@ -50,69 +52,32 @@ def test_overlays_are_valid(path, tmp_path, monkeypatch):
     check_tables(config, published(ROOT / "workflow/published", config))
 
 
-def test_every_key_is_described():
-    def keys(schema, name):
-        for key, value in schema.get("properties", {}).items():
-            target = SCHEMA["$defs"][value["$ref"].rsplit("/", 1)[1]] if "$ref" in value else {}
-            if not (value.get("description") or target.get("description")):
-                yield f"{name}{key}"
-            yield from keys(value, f"{name}{key}.")
-            yield from keys(target, f"{name}{key}.")
-        for inner in (schema.get("items"), schema.get("additionalProperties")):
-            if isinstance(inner, dict):
-                yield from keys(inner, f"{name}*.")
-
-    assert list(keys(SCHEMA, "")) == []
-
-
 def test_default_is_valid():
     validate(DEFAULT)
 
 
 def changed(key: str, value) -> dict:
-    config = copy.deepcopy(DEFAULT)
+    """The default configuration with another value at a dotted key, completed."""
+    config = copy.deepcopy(SHIPPED)
     *path, last = key.split(".")
     section = config
     for part in path:
-        section = section[part]
+        section = section.setdefault(part, {})
     section[last] = value
-    return config
+    return completed(config)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("sft.learning_rte", 1, ["sft:", "learning_rte", "did you mean learning_rate?"]),
-        ("sft.learning_rate", -1, ["sft.learning_rate", "> 0", "-1"]),
-        ("sft.epochs", "two", ["sft.epochs", "integer", "two"]),
-        ("runtime.device", "tpu", ["runtime.device", "cuda", "tpu"]),
-        ("seeds", [], ["seeds", "at least 1"]),
-        ("seeds", [0, 0], ["seeds", "differ"]),
-        ("assets.reviews.source", "disk", ["assets.reviews.source", "embedded", "disk"]),
-        ("assets.base.hub.revision", "main", ["assets.base.hub.revision", "main"]),
-        ("completions.prompt_tokens", [9, 2], ["completions.prompt_tokens", "[9, 2]"]),
         ("completions.max_new_tokens", 1000, ["positions", "1008", "128"]),
-        ("assets.base.reviews.heads", 3, ["assets.base.reviews.heads", "divisor", "3"]),
-        ("policies.methods.dpo", {}, ["policies.methods.dpo", "independent_models", "≥ 1", "0 experts"]),
-        ("policies.methods.dpo.btea", 0.1, ["policies.methods.dpo", "btea", "did you mean beta?"]),
-        ("policies.defaults.reward_update", "twice", ["reward_update", "one_step", "twice"]),
-        ("policies.methods.mix_case1.top_s", 4, ["mix_case1.top_s: expected 1 to 3", "found 4"]),
-        ("policies.methods.mix_case1.top_s", 0, ["mix_case1.top_s", "≥ 1", "found 0"]),
-        ("policies.methods.mix_case1.initial_weights", [0.5, 0.5], ["mix_case1.initial_weights", "3 weights"]),
-        ("policies.methods.mix_case1.initial_weights", [0.5, 0.5, 0.5], ["initial_weights", "sum to 1", "1.5"]),
-        ("policies.methods.mix_case1.initial_weights", [0.5, 2, 0.5], ["initial_weights", "≤ 1", "found 2"]),
-        ("policies.methods.mix_case1.initial_weights", 3, ["initial_weights", "array", "found 3"]),
-        ("policies.methods.moe_case1.initial_weights", [0.5, 0.5], ["moe_case1.initial_weights", "gate"]),
-        ("policies.methods.mix_case1_fixed.learn_experts", False, ["mix_case1_fixed", "learn_weights"]),
         (
-            "policies.defaults.responsibilities",
-            {"entropy": 0, "confidence": 2, "kl_uniform": 0, "kl_w": 1},
-            ["responsibilities", "> 0", "-1", "lower confidence"],
+            "experiments.multi_reward",
+            {"domains": ["movie"], "rewards": ["humour"]},
+            ["experiments.multi_reward.rewards", "sentiment", "humour"],
         ),
-        ("experiments.multi_reward.rewards", ["humour"], ["experiments.multi_reward.rewards", "sentiment", "humour"]),
         ("experiments.multi_reward.domains", ["recipe"], ["experiments.multi_reward.domains", "movie", "recipe"]),
         ("assets.base.source", "local", ["assets.base.local.path", "found none"]),
-        ("experiments.multi_reward.domains", [], ["experiments.multi_reward.domains", "at least 1"]),
     ],
 )
 def test_faults_are_one_line(key, value, words):
@@ -129,16 +94,21 @@ def test_faults_are_one_line(key, value, words):
     ("key", "value", "words"),
     [
         ("experiments", {"other": DEFAULT["experiments"]["multi_reward"]}, ["experiments", "multi_reward"]),
-        ("experiments.multi_reward.rewards", ["sentiment"], ["multi_reward.rewards", "informativeness"]),
-        ("policies.methods", {"other": {"independent_models": 1}}, ["policies.methods", "mix_case1"]),
-        ("policies.methods.moe_case1.shared_heads", 3, ["policies.methods.moe_case1", "movie, book", "found 3"]),
+        (
+            "experiments.multi_reward",
+            {"domains": ["movie"], "rewards": ["sentiment"]},
+            ["multi_reward.rewards", "informa"],
+        ),
+        ("policies.methods", {"other": {"experts": {"models": 1}}}, ["policies.methods", "mix_case1"]),
+        ("policies.methods.dpo.styles", ["honesty"], ["dpo.styles: expected some of", "found honesty"]),
+        ("policies.methods.moe_case1.experts.heads", 3, ["policies.methods.moe_case1", "movie, book", "found 3"]),
         (
             "experiments.multi_task.domains",
             ["book", "movie"],
             ["multi_task.domains", "expected movie, book", "book, movie"],
         ),
-        ("policies.methods.mix_case1.shared_heads", 2, ["mix_case1", "2 experts", "found expert2"]),
-        ("policies.methods.mix_case1", {"independent_models": 3}, ["mix_case1.shared_heads", "figure1", "found 0"]),
+        ("policies.methods.mix_case1.experts.heads", 2, ["mix_case1", "2 experts", "found expert2"]),
+        ("policies.methods.mix_case1", {"experts": {"models": 3}}, ["mix_case1.experts.heads", "figure1", "found 0"]),
     ],
 )
 def test_tables_that_the_configuration_cannot_fill_are_named(key, value, words):
@@ -186,8 +156,8 @@ def test_settings_vary_the_rewards_decodings_and_methods_that_they_touch():
 
 
 def test_missing_local_file_is_named():
-    config = changed("assets.reviews.source", "local")
-    config["assets"]["reviews"]["local"]["files"] = [{"path": "nowhere.parquet", "domain": "movie", "split": "train"}]
+    files = [{"path": "nowhere.parquet", "domain": "movie", "split": "train"}]
+    config = changed("assets.reviews", {"source": "local", "local": {"files": files}})
     with pytest.raises(UserError, match=r"assets\.reviews.*nowhere\.parquet"):
         validate(config)
 
@@ -214,6 +184,50 @@ def test_a_spec_holds_its_slice_only():
     assert spec(DEFAULT, "evaluations", "multi_reward", "dpo/seed0") != spec(
         edited, "evaluations", "multi_reward", "dpo/seed0"
     )
+
+
+def test_settings_reach_the_policies_stage_unchanged():
+    """Every number of a method of users, as its stage is given it."""
+    assert spec(DEFAULT, "policies", "multi_user", "user_moe_case1/seed7") == {
+        "experts": {
+            "heads": 4,
+            "models": 0,
+            "adapters": 0,
+            "adapter_rank": 8,
+            "initial": [],
+            "learn": True,
+            "encoder": "frozen",
+            "perturbation": 0.1,
+        },
+        "weights": {
+            "sees": "user",
+            "start": "uniform",
+            "perturbation": 1.0,
+            "kl_uniform": 0.0,
+            "learn": True,
+            "kind": "gate",
+        },
+        "beta": 0.3,
+        "reward_update": "one_step",
+        "posterior": {"entropy": 0.0, "confidence": 0.0, "kl_uniform": 0.0, "kl_w": 1.0, "relaxation": None},
+        "phases": [
+            {"until": 0.6, "posterior": None, "gate_kl_uniform": 0.3, "beta": None},
+            {"until": 1.0, "posterior": None, "gate_kl_uniform": None, "beta": None},
+        ],
+        "styles": None,
+        "optimiser": {
+            "epochs": 3,
+            "batch_size": 16,
+            "accumulate": 1,
+            "learning_rate": 3e-4,
+            "gate_learning_rate": 3e-3,
+            "warmup": 0.1,
+            "schedule": "linear",
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+        },
+        "seed": 7,
+    }
 
 
 def test_how_many_experts_decode_a_policy_is_nothing_that_its_training_sees():
@@ -248,38 +262,11 @@ def test_no_method_can_be_named_like_an_argument_of_a_stage_that_takes_methods()
         ("judge.kind", "oracle", ["judge.kind", "rating, llm", "found oracle"]),
         ("judge.rating", {"scorer": "model", "path": None}, ["judge.rating.path", "reward model", "found none"]),
         ("judge.opponents", ["user_dpq"], ["judge.opponents", "found user_dpq"]),
-        ("judge.llm.attempts", 0, ["judge.llm.attempts", "found 0"]),
         ("assets.feedback.source", "hub", ["judge.rating.scorer", "expected model", "found embedded"]),
-        ("assets.feedback.template", "Q:", ["assets.feedback.template", "instruction"]),
         ("experiments.multi_user.domains", ["movie"], ["multi_user.domains", "expected [instruction]", "movie"]),
         ("experiments.multi_user.users.max_tokens", 120, ["multi_user.users", "128 positions", "found 148"]),
-        ("experiments.multi_user.sft", {"epoch": 1}, ["multi_user.sft", "found epoch"]),
-        ("experiments.multi_user.rewards", ["grammar"], ["experiments.multi_user", "either rewards, or users"]),
-        ("policies.methods.user_moe_case1.weights", "global", ["user_moe_case1.user_gate", "weights: gate"]),
-        ("policies.methods.user_moe_case1.pretrained_gate", True, ["pretrained_gate", "found true"]),
-        (
-            "policies.methods.user_moe_case1.phases",
-            [{"until": 1.0, "responsibilities": {"entropy": 0, "confidence": 1, "kl_uniform": 0, "kl_w": 1}}],
-            ["user_moe_case1.phases", "found 0"],
-        ),
-        (
-            "policies.methods.ablation_added.initial_experts",
-            ["mix_case9"],
-            ["ablation_added.initial_experts", "mix_case9"],
-        ),
-        ("policies.methods.ablation_added.initial_experts", ["mix_case1/3"], ["expert of mix_case1 from 0 to 2", "/3"]),
-        ("policies.methods.ablation_added.shared_heads", 2, ["ablation_added", "found both"]),
-        ("experiments.multi_reward.evaluations", {"prompt": 3}, ["multi_reward.evaluations", "found prompt"]),
-        ("experiments.multi_user.sft", {"learning_rate": "fast"}, ["multi_user.sft.learning_rate", "found 'fast'"]),
-        ("assets.feedback.template", "{instruction} {x}", ["assets.feedback.template", "{x}"]),
-        (
-            "policies.methods.dpo.phases",
-            [{"until": 0.6}, {"until": 0.3}],
-            ["dpo.phases", "until to rise", "[0.6, 0.3]"],
-        ),
-        ("policies.methods.dpo.phases", [{"until": 1.0, "kl_w_global": 1}], ["dpo.kl_w_global", "weights: gate"]),
-        ("policies.methods.moe_case1.gate_perturbation", 1, ["moe_case1.gate_perturbation", "user_gate false"]),
-        ("policies.methods.policy", {"adapters": 2}, ["policies.methods.policy", "found policy; rename it"]),
+        ("policies.methods.policy", {"experts": {"adapters": 2}}, ["methods.policy", "found policy; rename it"]),
+        ("judge.longer", {}, ["judge.longer: expected the section of a judge (rating, llm)", "found longer"]),
         ("judge.rating", {"scorer": "model", "path": "no/such"}, ["judge.rating.path", "no/such/config.json"]),
     ],
 )
@@ -299,7 +286,7 @@ def test_faults_of_users_and_extensions_are_one_line(key, value, words):
             ["helpfulness", "honesty"],
             ["multi_user.users.styles", "truthfulness"],
         ),
-        ("policies.methods.user_moe_case1.shared_heads", 1, ["user_moe_case1", "1 experts"]),
+        ("policies.methods.user_moe_case1.experts.heads", 1, ["user_moe_case1", "1 experts"]),
     ],
 )
 def test_tables_of_users_that_the_configuration_cannot_fill_are_named(key, value, words):

@@ -84,9 +84,8 @@ def test_what_the_document_adds_works(monkeypatch, tmp_path):
     section = text.partition("## A method")[2].partition("## A table row")[0]
     changes = [yaml.safe_load(words) for words in re.findall(r"`(\{.*?\}|\w+: .*?)`[,:| ]", section)]
     assert len(changes) == 9
-    for number, change in enumerate(changes):
-        heads = {} if "experts" in change else {"experts": {"heads": 3}}
-        configured({"policies": {"methods": {f"method{number}": heads | change}}})
+    gated = {"experts": {"heads": 3}, "weights": {"kind": "gate"}}
+    configured({"policies": {"methods": {f"method{n}": gated | change for n, change in enumerate(changes)}}})
 
 
 def test_the_documents_method_row_and_claim_bring_their_jobs(monkeypatch):

@@ -1,21 +1,24 @@
 """The graph that rules and audit share: every target is a job, and the job is the one that the rules would run."""
 
-import copy
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from snakemake.utils import update_config
 
-from mixdpo.run.config import published
+from mixdpo.fields import merged
+from mixdpo.run.config import configuration, published
 from mixdpo.run.graph import job, page_inputs, printed, table_inputs, targets
+from mixdpo.run.settings import completed
 from mixdpo.run.stages import STAGES
+from mixdpo.run.yaml import shipped
 
 ROOT = Path(__file__).parent.parent
-CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
+CONFIG = completed(shipped(ROOT))
 PUBLISHED = ROOT / "workflow/published"
 TABLES = published(PUBLISHED, CONFIG)
 
@@ -35,17 +38,34 @@ def test_sensitivity_is_a_target_of_its_own():
     assert {job(CONFIG, TABLES, path)[0] for path in more if "beta_0" in path} == {"policies", "evaluations", "rewards"}
 
 
-def test_job_by_path():
+def test_job_by_path(monkeypatch):
     assert job(CONFIG, TABLES, "results/embedded/reference_log_probs/multi_task/manifest.json") == (
         "reference_log_probs",
         {},
     )
     stage, spec = job(CONFIG, TABLES, "results/embedded/policies/multi_reward/mix_case1/seed0/manifest.json")
-    assert (stage, spec["shared_heads"], spec["seed"]) == ("policies", 3, 0)
+    assert (stage, spec["experts"]["heads"], spec["seed"]) == ("policies", 3, 0)
     stage, spec = job(CONFIG, TABLES, "results/embedded/evaluations/multi_task/dpo/seed0/rewards/manifest.json")
     assert (stage, spec) == ("rewards", {"names": ["sentiment", "sentiment_label"]})
     assert job(CONFIG, TABLES, printed(CONFIG, "figure2")) == ("figures", {"table": "figure2"})
-    assert job(CONFIG, TABLES, printed(CONFIG, "index")) == ("page", CONFIG["page"] | {"run": "embedded"})
+    monkeypatch.chdir(ROOT)
+    stage, spec = job(CONFIG, TABLES, printed(CONFIG, "index"))
+    assert (stage, spec["prompts"], spec["run"]) == ("page", 12, "embedded")
+    rate = next(line for line in spec["differences"] if line["stage"] == "sft" and line["key"] == "learning_rate")
+    assert (rate["paper"], rate["here"], rate["of"]) == ("1.0e-05", "0.0003", ["multi_reward", "multi_task"])
+
+
+def test_a_comment_in_a_configuration_changes_no_job(tmp_path, monkeypatch):
+    """Neither file is an input of the page, and both say the same with another comment."""
+    for name in "config.yaml", "config":
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    before = {path: job(CONFIG, TABLES, path) for path in targets(CONFIG, TABLES)}
+    for name in "config.yaml", "config/paper.yaml":
+        Path(name).write_text(Path(name).read_text() + "# a comment\n")
+    config = configuration()
+    assert {path: job(config, TABLES, path) for path in targets(config, TABLES)} == before
+    assert not [path for path in page_inputs(config, TABLES).values() if path.startswith("config")]
 
 
 def test_inputs_of_a_table():
@@ -81,12 +101,12 @@ def test_the_page_waits_for_every_table_of_its_target():
     ],
     ids=lambda changes: changes["run"],
 )
-def test_the_rules_run_these_jobs(changes, tmp_path):
+def test_the_rules_run_these_jobs(changes, tmp_path, monkeypatch):
     """Command lines of a dry run from nothing: the stages and specs that `job` gives, for the targets and no other."""
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(yaml.safe_dump(changes))
-    config = copy.deepcopy(CONFIG)
-    update_config(config, changes)
+    monkeypatch.chdir(ROOT)
+    config = completed(merged(CONFIG, changes))
     command = ["snakemake", "--dry-run", "--forceall", "--printshellcmds", "--cores", "1", "--configfile", str(overlay)]
     done = subprocess.run(
         [str(Path(sys.executable).parent / command[0]), *command[1:]],
@@ -98,8 +118,8 @@ def test_the_rules_run_these_jobs(changes, tmp_path):
     lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if "python -m mixdpo" in line]
     found = {}
     for line in lines:
-        words = line.split("python -m mixdpo ")[1].split(" --out ")
-        manifest, rest = words[1].split(" --spec ")
-        found[manifest] = (words[0], json.loads(rest.split(" --code ")[0].strip("'")))
+        words = shlex.split(line)
+        given = {name: words[words.index(f"--{name}") + 1] for name in ("out", "spec")}
+        found[given["out"]] = (words[words.index("mixdpo") + 1], json.loads(given["spec"]))
     tables = published(PUBLISHED, config)
     assert found == {manifest: job(config, tables, manifest) for manifest in targets(config, tables)}

@@ -1,11 +1,10 @@
 """Log-probabilities and perplexity are transformers' own; SFT lowers the latter."""
 
-from pathlib import Path
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -17,6 +16,7 @@ from mixdpo.method.language import (
     sequence_log_probs,
     token_rows,
 )
+from mixdpo.run.settings import Sft
 from mixdpo.stages.reference_log_probs import log_probs
 from mixdpo.stages.sft import sft
 
@@ -123,8 +123,7 @@ def test_sft_lowers_perplexity(tmp_path, model_folder, reviews_folder, runtime):
 
 def test_no_epoch_of_fine_tuning_keeps_the_base_model(tmp_path, model_folder, reviews_folder, runtime):
     """The poster's reference is the pretrained model: `sft: {epochs: 0}`."""
-    spec = yaml.safe_load((Path(__file__).parent.parent / "config.yaml").read_text())["sft"]
-    spec |= {"domains": ["movie"], "epochs": 0, "max_tokens": 32}
+    spec = asdict(Sft()) | {"domains": ["movie"], "epochs": 0, "max_tokens": 32}
     sft(tmp_path, spec, runtime=runtime, resume=tmp_path, base=model_folder.parent, reviews=reviews_folder)
     weights = [load_file(folder / "model.safetensors") for folder in (model_folder, tmp_path / "model")]
     assert weights[0].keys() == weights[1].keys() and all(weights[0][n].equal(weights[1][n]) for n in weights[0])

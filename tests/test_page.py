@@ -17,7 +17,9 @@ from mixdpo.paper.page import page as make_page
 from mixdpo.paper.tables import tables as print_table
 from mixdpo.provenance.artifact import publish, write_json
 from mixdpo.run.config import configuration, method_of, published, spec
-from mixdpo.run.graph import job, page_inputs, table_inputs
+from mixdpo.run.graph import job, page_inputs, page_spec, table_inputs
+from mixdpo.run.settings import completed
+from mixdpo.run.yaml import shipped
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = '</script><b id="hostile">bold</b> & "quoted" <img src=x onerror=alert(1)>'
@@ -100,7 +102,7 @@ def page(tmp_path_factory) -> Path:
 
 
 def made_page() -> Path:
-    for name in ("config.yaml", "config/paper.yaml", "docs", "workflow/report"):
+    for name in ("config.yaml", "config", "docs", "workflow/report"):
         source, to = ROOT / name, Path(name)
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source, to) if source.is_dir() else shutil.copy(source, to)
@@ -193,7 +195,7 @@ def rendered(config: dict, tables: dict, out: Path) -> Path:
     inputs = {name: Path(path) for name, path in page_inputs(config, tables).items()}
     folders = {name: path.parent if path.name == "manifest.json" else path for name, path in inputs.items()}
     out.mkdir()
-    make_page(out, spec(config, "page"), runtime=None, resume=out, **folders)
+    make_page(out, page_spec(config, tables), runtime=None, resume=out, **folders)
     return (out / "index.html").absolute()
 
 
@@ -301,7 +303,7 @@ def test_a_run_without_claims_or_figures_has_a_page(page):
 
 
 def test_spec_follows_the_configuration():
-    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config = completed(shipped(ROOT))
     before = spec(config, "page")
     config["page"]["prompts"] += 1
     assert spec(config, "page") == before | {"prompts": before["prompts"] + 1}
@@ -316,7 +318,7 @@ def test_prompts_are_drawn_evenly_from_the_domains():
 def test_words_and_numbers():
     assert number(-1234.5678) == "−1,234.568" and number(float("nan")) == "–"
     assert signed("Head 1: -0.003 ± 0.017 (-0.2 SE), 2026-01-02") == "Head 1: −0.003 ± 0.017 (−0.2 SE), 2026-01-02"
-    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config = completed(shipped(ROOT))
     assert describe(method_of(config, "dpo")) == "1 model, 3 epochs"
     assert describe(method_of(config, "mix_case1")) == "3 heads on one encoder, learned weights, 3 epochs"
     assert grid("**Title**\n\n| a | b |\n|---|---|\n| 1 | 2 |\n") == [["a", "b"], ["1", "2"]]

@@ -22,6 +22,8 @@ from mixdpo.paper.extensions import (
 from mixdpo.paper.figures import KINDS, figures, principal_components, user_map, user_rewards
 from mixdpo.paper.tables import tables
 from mixdpo.run.config import methods_of, published
+from mixdpo.run.settings import completed
+from mixdpo.run.yaml import shipped
 
 PUBLISHED = Path(__file__).parent.parent / "workflow" / "published"
 STYLES = {"helpfulness": "Helpfulness", "honesty": "Honesty"}
@@ -316,7 +318,7 @@ def test_tables_are_printed_from_their_yaml(tmp_path, runtime, judgements):
 
 
 def test_published_tables_are_known():
-    tables = published(PUBLISHED, yaml.safe_load((PUBLISHED.parent.parent / "config.yaml").read_text()))
+    tables = published(PUBLISHED, completed(shipped(PUBLISHED.parent.parent)))
     users = ["user_moe_case1", "user_moe_case2", "user_moe_adapters", "user_moe_specialists"]
     for name, methods in {"poster_table3": 1, "length_bias": 1, "users": 1, "users_win_rates": 4}.items():
         assert tables[name]["kind"] in printing.KINDS

@@ -94,8 +94,12 @@ def edited(project: Path, name: str, old: str, new: str):
     return counts
 
 
-def test_a_comment_reruns_nothing(project):
-    assert edited(project, "mixdpo/method/fit.py", "import math\n", "import math  # for the cosine\n\n") == {}
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("mixdpo/method/fit.py", "import math"), ("config.yaml", "run: embedded"), ("config/paper.yaml", "run: paper")],
+)
+def test_a_comment_reruns_nothing(project, name, line):
+    assert edited(project, name, f"{line}\n" if name.endswith(".py") else line, f"{line}  # a comment\n\n") == {}
 
 
 def test_a_line_of_a_reward_reruns_rewards_and_what_follows(project):

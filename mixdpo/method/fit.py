@@ -55,6 +55,14 @@ def optimiser_of(spec: Mapping[str, Any]) -> Optimiser:
     return Optimiser(**{name: spec[name] for name in names})
 
 
+def adamw_of(model: nn.Module, optimiser: Optimiser, peak: Callable[[str], float]) -> torch.optim.AdamW:
+    """AdamW with a group of parameters for each peak of the learning rate, which `peak` gives by name."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    rates = sorted({peak(name) for name, _ in trained})
+    groups = [{"params": [p for name, p in trained if peak(name) == rate], "peak": rate} for rate in rates]
+    return torch.optim.AdamW(groups, weight_decay=optimiser.weight_decay, fused=True)
+
+
 def fit(
     model: nn.Module,
     batches: Sequence[np.ndarray],
@@ -77,11 +85,8 @@ def fit(
     stay as they are. State goes to `resume` as often as SAVING_SHARE allows; killed at any moment, the next call
     continues from there and ends with the same weights. Raises `UserError` when the loss is not finite.
     """
-    peak = learning_rates or (lambda name: optimiser.learning_rate)
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    rates = sorted({peak(name) for name, _ in trained})
-    groups = [{"params": [p for name, p in trained if peak(name) == rate], "peak": rate} for rate in rates]
-    adamw = torch.optim.AdamW(groups, weight_decay=optimiser.weight_decay, fused=True)
+    adamw = adamw_of(model, optimiser, learning_rates or (lambda name: optimiser.learning_rate))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     state_file, first, rows = resume / "training.pt", 0, []
     if state_file.exists():
         state = torch.load(state_file, map_location=runtime.device, weights_only=True)
@@ -99,7 +104,7 @@ def fit(
             value, shown = loss(batches[step])
         if value.requires_grad:
             value.backward()
-        norm = nn.utils.clip_grad_norm_((p for _, p in trained), optimiser.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(trained, optimiser.max_grad_norm)
         if not torch.isfinite(value + norm):
             raise UserError(
                 f"training step {step}: expected a finite loss, found {value.item()} (gradient norm {norm.item()}); "

@@ -27,8 +27,8 @@ def build(
     """The policy of a method, what is frozen frozen: of trained `experts`, or of perturbed copies of `model`.
 
     A single expert is not perturbed. `gate` is what a gate pretrained on domains has learned, weight (K, d) and bias
-    (K,); without it a gate starts at 1/K, for `users` if there are any, with noise on the logits of each user. All noise
-    is drawn by `seed`.
+    (K,); without it a gate starts at 1/K, for `users` if there are any, with noise on the logits of each user. `seed`
+    draws all noise.
     """
     language_model, how = load_language_model(model, runtime), method.experts
     count = len(experts) or how.copies

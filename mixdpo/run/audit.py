@@ -25,6 +25,7 @@ from mixdpo.run.stages import STAGES
 LISTED = 3
 """Artifacts that a sentence names before it counts the others."""
 CHANGED = " is not what it was when it went into"
+OTHER_SETTINGS = "the page lists the settings that differ from the paper's; other ones do than when it made"
 RESTORE = "restore it from Git, or delete its manifest and run snakemake"
 
 
@@ -229,7 +230,9 @@ def changed_inputs(manifest: str) -> Iterator[Fault]:
 
 
 def follows(fault: Fault, faults: Collection[Fault], chain: dict[str, dict]) -> bool:
-    """Whether a changed input was itself made from a changed input, which is then the cause."""
+    """Whether a changed input was made from a changed input, or the page lists settings of which other faults tell."""
+    if fault[0] == OTHER_SETTINGS:
+        return len(faults) > 1
     changed = {what.removesuffix(CHANGED) for what, _ in faults if what.endswith(CHANGED)}
     behind, todo = set(), [fault[0].removesuffix(CHANGED)] if fault[0].endswith(CHANGED) else []
     while todo:
@@ -248,7 +251,9 @@ def reconfigured(manifest: str, today: tuple[str, dict] | None) -> Iterator[Faul
     if content["stage"] != stage:
         yield f"made by stage {content['stage']}, which the configuration gives to {stage}", "run snakemake"
     for key in sorted(now.keys() | then.keys()):
-        if now.get(key, "absent") != then.get(key, "absent"):
+        if key == "differences" and now[key] != then.get(key):
+            yield OTHER_SETTINGS, "run snakemake"
+        elif now.get(key, "absent") != then.get(key, "absent"):
             values = f"{now.get(key, 'absent')} in the configuration and was {then.get(key, 'absent')}"
             yield f"{stage}: {key} is {values} when it made", "run snakemake"
 

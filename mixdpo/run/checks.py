@@ -37,7 +37,7 @@ JUDGE_KEYS = {field.name for field in fields(Judge)}
 
 
 def validate(config: dict) -> None:
-    """What the settings cannot say of a complete configuration: sections that must fit each other, files that must exist.
+    """What settings can't check in a complete configuration: sections that must fit each other, files that must exist.
 
     Raises `UserError`, one line for the first fault: the key, what was expected, what was found.
     """
@@ -51,8 +51,8 @@ def validate(config: dict) -> None:
     for name in sorted(config["judge"].keys() - JUDGE_KEYS):
         if name not in judge_names():
             raise UserError(
-                f"judge.{name}: expected the section of a judge ({', '.join(judge_names())}), found {name}; delete it, or "
-                "register that judge"
+                f"judge.{name}: expected the section of a judge ({', '.join(judge_names())}), found {name}; delete it, "
+                "or register that judge"
             )
     for name, experiment in present(config).items():
         if "users" in experiment:
@@ -295,8 +295,8 @@ def _check_styles(config: dict, experiment: str, method: str) -> None:
         for style in method_of(config, trained)["styles"] or ():
             if style not in known:
                 raise UserError(
-                    f"policies.methods.{trained}.styles: expected some of {', '.join(known)}, the styles of {experiment}, "
-                    f"found {style}; correct it"
+                    f"policies.methods.{trained}.styles: expected some of {', '.join(known)}, the styles of "
+                    f"{experiment}, found {style}; correct it"
                 )
 
 

@@ -15,7 +15,7 @@ FIGURES = ("specialisation", "words", "tasks", "confusion", "user_map")
 def configuration(run: str = "", overlay: str = "") -> dict:
     """config.yaml and config/methods/, merged with an overlay as Snakemake merges them, and completed.
 
-    The overlay is the file `overlay`, or that of config/ with `run`, or none. Raises `UserError` if there is no such run.
+    The overlay is the file `overlay`, that of config/ with `run`, or none. Raises `UserError` if there is no such run.
     """
     base, overlays = shipped(), [{}, *(read(path) for path in sorted(Path("config").glob("*.yaml")))]
     if overlay:
