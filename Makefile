@@ -4,7 +4,7 @@
 PYTHON ?= python3.11
 CONFIG ?= config.yaml
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# What `python -m mixdpo` needs: a job without it starts itself once more to have it.
+# What a job, `python -m mixdpo STAGE`, needs: without it, it starts itself once more to have it.
 export PYTHONHASHSEED := 0
 
 .PHONY: all test
@@ -22,7 +22,7 @@ test: .venv/dev
 .venv/run: pyproject.toml envs/constraints.txt
 	$(PYTHON) -m venv .venv
 	pip install --quiet --constraint envs/constraints.txt torch==2.13.0
-	pip install --quiet --constraint envs/constraints.txt --editable .
+	pip install --quiet --constraint envs/constraints.txt --editable .[workflow]
 	touch $@
 
 .venv/dev: .venv/run

@@ -1,1 +1,44 @@
-"""Mix- and MoE-DPO: the method, the stages of its replication, and their audit trail."""
+"""Mix- and MoE-DPO: policies of several experts from preferences, and the replication of the paper.
+
+    from mixdpo import Experts, Gate, Method, train
+    policy = train(preferences, model, Method(Experts(heads=4), Gate(sees="user"), beta=0.1), out="mine")
+    policy.generate(["My soup"], users=["ann"])
+
+Nothing is imported before its name is used. A `Policy` deals in token ids, a `TextPolicy` in text.
+"""
+
+import importlib
+from typing import Any
+
+HOMES = {
+    "train": "mixdpo.training",
+    "Trained": "mixdpo.training",
+    "generate": "mixdpo.generation",
+    "export": "mixdpo.generation",
+    "TextPolicy": "mixdpo.generation",
+    "recipe": "mixdpo.recipes",
+    "Policy": "mixdpo.method.policy",
+    "Method": "mixdpo.method.settings",
+    "Experts": "mixdpo.method.settings",
+    "Weights": "mixdpo.method.settings",
+    "Gate": "mixdpo.method.settings",
+    "Posterior": "mixdpo.method.settings",
+    "Relaxation": "mixdpo.method.settings",
+    "Phase": "mixdpo.method.settings",
+    "Optimiser": "mixdpo.method.settings",
+    "UserError": "mixdpo.errors",
+}
+"""Public name → the module that defines it."""
+__all__ = list(HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("mixdpo")
+    if name in HOMES:
+        return getattr(importlib.import_module(HOMES[name]), name)
+    raise AttributeError(f"module mixdpo has no attribute {name}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,27 +1,25 @@
-"""The command line: jobs of the workflow (`python -m mixdpo STAGE …`), `train`, `generate`, `explain` and `audit`."""
+"""The command line: `train`, `generate` and `export`; `audit` and `explain`; and the workflow's jobs, STAGE …."""
 
 import argparse
+import contextlib
 import errno
 import gc
 import importlib
-import inspect
 import json
 import os
 import shutil
 import sys
 import time
 from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from mixdpo.errors import UserError
-from mixdpo.provenance.artifact import keep, publish, there, write_json
-from mixdpo.run.checks import check_tables, validate
-from mixdpo.run.config import configuration, published
-from mixdpo.run.graph import PUBLISHED
-from mixdpo.run.layout import parse_printed
 from mixdpo.run.stages import STAGES
+
+OPTIONS = {"epochs": int, "batch_size": int, "learning_rate": float}
+"""Keys of a method's optimiser that have an option of their own."""
 
 
 def job_parser() -> argparse.ArgumentParser:
@@ -41,7 +39,7 @@ def job_parser() -> argparse.ArgumentParser:
 
 def person_parser() -> argparse.ArgumentParser:
     """Of the commands that a person types, and the names of the stages."""
-    parser = argparse.ArgumentParser(prog="python -m mixdpo")
+    parser = argparse.ArgumentParser(prog="mixdpo")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     explain = commands.add_parser("explain", help="a printed number: made again, defined, and traced to raw reviews")
     explain.add_argument("table", help="a table or figure, as paper_tables/RUN/NAME")
@@ -53,18 +51,20 @@ def person_parser() -> argparse.ArgumentParser:
     audit.set_defaults(function=audit_run)
     for command in explain, audit:
         command.add_argument("--configfile", default="", help="the run's overlay, if not in config/")
-    add_own(commands)
+    add_train(commands)
+    add_generate(commands)
     for stage in STAGES:
         commands.add_parser(stage, help=f"a job of the workflow: python -m mixdpo {stage} --help", add_help=False)
     return parser
 
 
-def add_own(commands: argparse._SubParsersAction) -> None:
-    """`train` and `generate`; what a call leaves out is as in `mixdpo.api`."""
-    how = {"argument_default": argparse.SUPPRESS}
-    train = commands.add_parser("train", help="a policy from preferences of your own", **how)
+def add_train(commands: argparse._SubParsersAction) -> None:
+    """`train`; what a call leaves out is as in `mixdpo.train` and `mixdpo.recipe`."""
+    train = commands.add_parser(
+        "train", help="a policy from preferences of your own", argument_default=argparse.SUPPRESS
+    )
     train.add_argument("--preferences", required=True, help="parquet, jsonl or csv: prompt, chosen, rejected, …")
-    train.add_argument("--model", required=True, help="folder of a causal language model, or NAME@COMMIT of the hub")
+    train.add_argument("--model", required=True, help="folder of a causal language model, or NAME[@COMMIT] of the hub")
     train.add_argument("--out", required=True, help="folder to write; the same call continues what was killed")
     train.add_argument("--method", help="dpo, mix (global weights) or moe (a gate over prompt and user, the default)")
     train.add_argument("--experts", type=int, help="K, default 4")
@@ -72,16 +72,22 @@ def add_own(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--validation-share", type=float, help="of the prompts, default 0.1")
     train.add_argument("--max-tokens", type=int, help="of prompt and completion; longer ones are dropped")
     train.add_argument("--tensorboard", metavar="DIR", help="write the curve there while training")
-    for key, kind in {"epochs": int, "batch_size": int, "learning_rate": float, "beta": float}.items():
+    for key, kind in {"beta": float, **OPTIONS}.items():
         train.add_argument(f"--{key.replace('_', '-')}", type=kind, help="of the method")
     train.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a setting of the method by its dotted key, as in optimiser.accumulate=4; see docs/settings.md",
+        help="any setting of the method, in docs/settings.md, as in optimiser.accumulate=4; the value in YAML",
     )
     train.set_defaults(function=train_own)
+    add_machine(train)
+
+
+def add_generate(commands: argparse._SubParsersAction) -> None:
+    """`generate` and `export`; what a call leaves out is as in `mixdpo.TextPolicy`."""
+    how = {"argument_default": argparse.SUPPRESS}
     generate = commands.add_parser("generate", help="text from a policy", **how)
     generate.add_argument("--policy", required=True, help="the --out of train, or a policy's folder")
     generate.add_argument("--prompt", required=True)
@@ -96,25 +102,49 @@ def add_own(commands: argparse._SubParsersAction) -> None:
     generate.add_argument("--max-new-tokens", type=int, help="default 48")
     generate.add_argument("--temperature", type=float, help="default 1")
     generate.set_defaults(function=generate_own)
-    for command in train, generate:
-        command.add_argument("--seed", type=int, help="default 0")
-        command.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default auto")
-        command.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="default auto")
-        command.add_argument("--threads", type=int, help="default: one a core; their number changes the last bits")
+    add_machine(generate)
+    export = commands.add_parser("export", help="experts of a policy as models of transformers", **how)
+    export.add_argument("--policy", required=True, help="the --out of train, or a policy's folder")
+    export.add_argument("--out", required=True, help="new folder; without --expert it gets expert0, expert1, …")
+    export.add_argument("--expert", type=int, metavar="K", help="this expert alone")
+    export.set_defaults(function=export_own)
+
+
+def add_machine(command: argparse.ArgumentParser) -> None:
+    """Seed, and where to compute."""
+    command.add_argument("--seed", type=int, help="default 0")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default auto")
+    command.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="default auto")
+    command.add_argument("--threads", type=int, help="default: one a core; their number changes the last bits")
+
+
+def given(arguments: argparse.Namespace, *others: str) -> dict[str, Any]:
+    """The options that a call gives, without `others`."""
+    return {key: value for key, value in vars(arguments).items() if key not in ("function", *others)}
 
 
 def train_own(arguments: argparse.Namespace) -> None:
-    from mixdpo.api import train
+    """Train, and print the report."""
+    from mixdpo.data.preferences import read_preferences
+    from mixdpo.fields import merged
+    from mixdpo.recipes import recipe
 
-    options = {k: value for k, value in vars(arguments).items() if k not in ("function", "set")}
-    keys = dict(key_and_value(pair) for pair in arguments.set)
-    for key in keys.keys() & inspect.signature(train).parameters.keys():
-        raise UserError(f"--set: expected a setting of the method, found {key}; type --{key.replace('_', '-')}")
-    train(**options | keys)
+    options = given(arguments, "set")
+    changes = {"optimiser": {key: options.pop(key) for key in OPTIONS.keys() & options.keys()}}
+    changes |= {"beta": options.pop("beta")} if "beta" in options else {}
+    changes = reduce(merged, [nested(pair, options) for pair in arguments.set], changes)
+    shape = {key: options.pop(key) for key in ("experts", "architecture") & options.keys()}
+    columns = read_preferences(options["preferences"]).columns
+    method = recipe(options.pop("method", "moe"), **shape, by_user="user" in columns, changes=changes)
+    from mixdpo.training import train
+
+    print(train(**options, method=method).report)
 
 
-def key_and_value(pair: str) -> tuple[str, object]:
-    """KEY=VALUE, the value in YAML; 1e-4, text to YAML, is the number that it looks like."""
+def nested(pair: str, options: dict[str, Any]) -> dict[str, Any]:
+    """KEY=VALUE as a mapping, a.b=1 as {a: {b: 1}}, the value in YAML; 1e-4, text to YAML, is the number it looks like."""
+    import yaml
+
     key, sign, text = pair.partition("=")
     try:
         value = yaml.safe_load(text)
@@ -124,21 +154,34 @@ def key_and_value(pair: str) -> tuple[str, object]:
         raise UserError(
             f"--set: expected KEY=VALUE with a value in YAML, found {pair}; type one, as in --set beta=0.05"
         )
-    try:
-        return key, float(value) if isinstance(value, str) else value
-    except ValueError:
-        return key, value
+    if key in {"seed", "device", "precision", "threads", "validation_share", "max_tokens", "tensorboard", *options}:
+        raise UserError(f"--set: expected a setting of the method, found {key}; type --{key.replace('_', '-')}")
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
 
 
 def generate_own(arguments: argparse.Namespace) -> None:
-    from mixdpo.api import generate
+    """Print texts, an empty line between them."""
+    from mixdpo.generation import generate
 
-    texts = generate(**{k: value for k, value in vars(arguments).items() if k != "function"})
-    print("\n\n".join(texts))
+    options = given(arguments, "prompt", "user")
+    print("\n\n".join(generate(prompts=arguments.prompt, users=getattr(arguments, "user", None), **options)))
+
+
+def export_own(arguments: argparse.Namespace) -> None:
+    """Write experts as models of transformers, and print their folders."""
+    from mixdpo.generation import export
+
+    print("\n".join(map(str, export(**given(arguments)))))
 
 
 def explain_cell(arguments: argparse.Namespace) -> None:
     from mixdpo.run.audit import explain
+    from mixdpo.run.layout import parse_printed
 
     key = parse_printed(Path(arguments.table).as_posix())
     print(explain(*run_named(key.run, arguments.configfile), key.table, arguments.label))
@@ -160,6 +203,10 @@ def audit_run(arguments: argparse.Namespace) -> None:
 
 def run_named(run: str, overlay: str) -> tuple[dict, dict[str, dict]]:
     """The configuration of a run and the tables that it prints, both checked."""
+    from mixdpo.run.checks import check_tables, validate
+    from mixdpo.run.config import configuration, published
+    from mixdpo.run.graph import PUBLISHED
+
     config = configuration(run, overlay)
     tables = published(PUBLISHED, config)
     validate(config)
@@ -177,6 +224,10 @@ def main() -> None:
         arguments.function(arguments)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] == "mixdpo":
+            raise
+        sys.exit(f"error: {error.name}: expected this package, found none; type pip install 'mixdpo[workflow]'")
     except Exception as error:
         if not hasattr(arguments, "out") or not disk_is_full(error):
             raise
@@ -192,6 +243,7 @@ def disk_is_full(error: Exception) -> bool:
 def run(arguments: argparse.Namespace) -> None:
     gc.disable()  # nothing that an import makes is garbage; looking for some, then and at exit, takes seconds of a job
     from mixdpo.method.runtime import Runtime
+    from mixdpo.provenance.artifact import keep, publish, there, write_json
     from mixdpo.provenance.record import facts
 
     start = time.time()
@@ -214,6 +266,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("PYTHONHASHSEED") != "0":  # libraries write sets of names in the order of their hashes (peft)
+    # Libraries may write sets of names in the order of their hashes: a job has the same order every time.
+    if sys.argv[1:2] and sys.argv[1] in STAGES and os.environ.get("PYTHONHASHSEED") != "0":
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONHASHSEED": "0"})
     main()

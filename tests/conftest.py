@@ -39,6 +39,14 @@ def runtime() -> Runtime:
     return Runtime.choose("cpu", "fp32", 1)
 
 
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty working folder, on a machine of one core: other tests compute on one thread too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory) -> Path:
     """`model/` of an artifact: a random two-layer GPT-2 with its own tokenizer."""

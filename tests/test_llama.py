@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mixdpo import api as own
+from mixdpo import recipe, train
 from mixdpo.errors import UserError
 from mixdpo.method.language import token_rows
 from mixdpo.method.policy import Policy
@@ -104,11 +104,12 @@ def test_experts_of_every_kind_train_and_write(llama_folder, architecture, preci
     ]
     file = tmp_path / "mine.jsonl"
     file.write_text("\n".join(json.dumps(row) for row in rows))
+    changes = {"optimiser": {"epochs": 4, "learning_rate": 1e-3, "batch_size": 4}}
+    method = recipe(experts=2, architecture=architecture, by_user=True, changes=changes)
     how = {"device": "cpu", "precision": precision, "threads": 1}
-    keys = {"experts": 2, "architecture": architecture, "epochs": 4, "learning_rate": 1e-3, "batch_size": 4, **how}
-    folder = own.train(file, llama_folder, tmp_path / "out", **keys)
-    figures = json.loads((folder.parent / "validation.json").read_text())
+    policy = train(file, llama_folder, method, out=tmp_path / "out", **how)
+    figures = json.loads((tmp_path / "out/policy/validation.json").read_text())
     assert figures["after"]["nll"] < figures["before"]["nll"]
-    assert len(own.generate(folder, "Name 3.", user="a", max_new_tokens=4, **how)) == 1
+    assert len(policy.generate("Name 3.", "a", max_new_tokens=4)) == 1
     with pytest.raises(UserError, match="user: expected one of the 2 users"):
-        own.generate(folder, "Name 3.", user="c", max_new_tokens=4, **how)
+        policy.generate("Name 3.", "c", max_new_tokens=4)

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
 
 RESAMPLES = 9999
 """Resamples of every bootstrap."""
@@ -65,6 +63,8 @@ def _interval(samples: tuple, statistic, seed: int) -> tuple[float, float]:
 
 def proportion(share: float, n: int, chance: float = 0.0) -> Effect:
     """share − chance of n trials: binomial SE, Wilson's interval, one-sided exact p of share ≤ chance."""
+    from statsmodels.stats.proportion import proportion_confint  # of mixdpo[workflow]: training does without
+
     successes = round(share * n)
     low, high = proportion_confint(successes, n, method="wilson")
     p = float(stats.binomtest(successes, n, chance, alternative="greater").pvalue)
@@ -86,6 +86,8 @@ def against_published(mean: float, se: float, published_mean: float, published_s
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """p-values with Holm's correction (family-wise error), in the order given; NaN does not count as a comparison."""
+    from statsmodels.stats.multitest import multipletests  # as above
+
     p = np.asarray(p, dtype=float)
     corrected, tested = np.full(len(p), np.nan), ~np.isnan(p)
     if tested.any():

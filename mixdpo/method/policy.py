@@ -272,6 +272,12 @@ class Policy(nn.Module):
             plain = {n.replace(".base_layer", ""): t.clone() for n, t in state.items() if ".lora_" not in n}
             self.adapted.get_base_model().save_pretrained(folder / "adapted", state_dict=plain)
             self.adapted.save_pretrained(folder / "adapters")
+            (folder / "adapters/README.md").unlink()  # an empty form
+            for file in folder.glob("adapters/*/adapter_config.json"):
+                config = json.loads(file.read_text())
+                config["base_model_name_or_path"] = "adapted"  # as seen from the policy's folder, and not from here
+                config["target_modules"].sort()  # peft writes a set, in an order that differs between processes
+                file.write_text(json.dumps(config, indent=2, sort_keys=True))
         if isinstance(self.weights, GateWeights):
             self.weights.encoder.save_pretrained(folder / "gate_encoder")
             tensors |= {"gate.weight": self.weights.linear.weight, "gate.bias": self.weights.linear.bias}

@@ -8,6 +8,9 @@ goes to `results/<run>/runs/`.
 An artifact is known by the path of its manifest. `DIR/manifest.json` owns all of DIR and appears by one
 rename. `DIR/NAME.manifest.json` owns the files that it lists, beside other artifacts in the same folder.
 
+A manifest and its inputs are named by paths below a root, the working folder unless told otherwise; `.mixdpo/` in the
+root has the locks, staging folders and resume state. So a root can move with all that is in it.
+
 What no manifest of ours names is never removed or overwritten. Snakemake deletes a manifest before it reruns the
 job and after the job fails; a copy in `.mixdpo/manifests/`, made before, still tells what is ours and what is done.
 """
@@ -85,21 +88,22 @@ def _said(manifest: Path) -> dict:
     return content if ours else {}
 
 
-def refuse_foreign(manifest: Path, written: Iterable[str] = ()) -> None:
+def refuse_foreign(manifest: Path, written: Iterable[str] = (), root: Path = Path()) -> None:
     """Raise `Corrupt` if a file that publishing would remove, or overwrite (`written`), is in no manifest of ours."""
-    root, ours = manifest.parent, {*_said(manifest).get("files", {}), *_said(KEPT / label(manifest)).get("files", {})}
+    kept, manifest = root / KEPT / label(manifest), root / manifest
+    folder, ours = manifest.parent, {*_said(manifest).get("files", {}), *_said(kept).get("files", {})}
     ours |= {parent.as_posix() for name in ours for parent in Path(name).parents}  # a link to a folder is an entry
     ours |= {manifest.name} if _said(manifest) else set()
     if not _owns_folder(manifest):
-        found = [name for name in (*written, manifest.name) if os.path.lexists(root / name)]
-    elif root.exists() and not root.is_dir():
-        raise Corrupt(f"{root}: expected a folder, found a file; move it away, or choose another folder")
+        found = [name for name in (*written, manifest.name) if os.path.lexists(folder / name)]
+    elif folder.exists() and not folder.is_dir():
+        raise Corrupt(f"{folder}: expected a folder, found a file; move it away, or choose another folder")
     else:
-        paths = (Path(f, n) for f, folders, names in os.walk(root) for n in (*folders, *names))
-        found = sorted(p.relative_to(root).as_posix() for p in paths if p.is_symlink() or not p.is_dir())
+        paths = (Path(f, n) for f, folders, names in os.walk(folder) for n in (*folders, *names))
+        found = sorted(p.relative_to(folder).as_posix() for p in paths if p.is_symlink() or not p.is_dir())
     if foreign := next((name for name in found if name not in ours), None):
         raise Corrupt(
-            f"{root / foreign}: expected only files that were made here, named in {manifest}, found another; move it "
+            f"{folder / foreign}: expected only files that were made here, named in {manifest}, found another; move it "
             "away, or choose another folder"
         )
 
@@ -113,9 +117,9 @@ def keep(manifests: Iterable[Path]) -> None:
             _copy(manifest, kept)
 
 
-def _copy(file: Path, to: Path) -> None:
+def _copy(file: Path, to: Path, root: Path = Path()) -> None:
     """Copy a file so that a kill leaves no part of it beside `to`."""
-    staged = PRIVATE / "staging" / f"{label(to)}.{os.getpid()}"
+    staged = root / PRIVATE / "staging" / f"{label(to)}.{os.getpid()}"
     staged.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(file, staged)
     durable.replace(staged, to)
@@ -125,7 +129,7 @@ def there(manifest: Path, *, stage: str, spec: dict, code: str, inputs: Mapping[
     """Whether just this work lies finished; its manifest is put back if Snakemake deleted it. Checks `inputs`."""
     content = _said(manifest) or _said(KEPT / label(manifest))
     work = {"stage": stage, "spec": spec, "code": code}
-    if work != {key: content.get(key) for key in work} or content.get("inputs") != _digests(inputs):
+    if work != {key: content.get(key) for key in work} or content.get("inputs") != digests(inputs):
         return False
     try:
         _match(manifest, content["files"])
@@ -136,12 +140,12 @@ def there(manifest: Path, *, stage: str, spec: dict, code: str, inputs: Mapping[
     return True
 
 
-def _digests(inputs: Mapping[str, Path]) -> dict[str, str]:
-    """SHA-256 of each input by its path, artifacts verified."""
+def digests(inputs: Mapping[str, Path], root: Path = Path()) -> dict[str, str]:
+    """SHA-256 of each input by its path below `root`, artifacts verified."""
     for path in inputs.values():
         if path.name.endswith("manifest.json"):
-            verify(path)
-    return {path.as_posix(): sha256(path) for path in inputs.values()}
+            verify(root / path)
+    return {path.as_posix(): sha256(root / path) for path in inputs.values()}
 
 
 def write_json(path: Path, value: object) -> None:
@@ -156,66 +160,81 @@ def label(manifest: Path) -> str:
     return path.as_posix().strip("/").replace("/", "--")
 
 
-def scratch(*work: object) -> Path:
+def scratch(*work: object, root: Path = Path()) -> Path:
     """The folder for resume state of exactly this work: another spec, code, input or precision has another folder."""
     key = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()[:16]
-    folder = PRIVATE / "scratch" / f"{work[0]}-{key}"
+    folder = root / PRIVATE / "scratch" / f"{work[0]}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 @contextlib.contextmanager
 def publish(
-    manifest: Path, *, stage: str, spec: dict, code: str, inputs: Mapping[str, Path], runtime: Mapping | None = None
+    manifest: Path,
+    *,
+    stage: str,
+    spec: dict,
+    code: str,
+    inputs: Mapping[str, Path],
+    runtime: Mapping | None = None,
+    root: Path = Path(),
 ) -> Iterator[tuple[Path, Path]]:
     """Verify `inputs`, yield a staging and a resume folder, and publish what is staged if the body succeeds.
 
     The resume folder is the same for the same work on the same `runtime` until that work is published. `inputs` maps
-    names to manifests or plain files. Raises `UserError` if another process writes the same artifact or a file is in
-    the way that is not ours, `Corrupt` if an input does not match its manifest. A body that raises leaves what was there.
+    names to manifests or plain files; their paths and `manifest` are relative to `root`. Raises `UserError` if another
+    process writes the same artifact or a file is in the way that is not ours, `Corrupt` if an input does not match its
+    manifest. A body that raises leaves what was there.
     """
-    digests = _digests(inputs)
+    used = digests(inputs, root)
     for kind in ("locks", "staging"):
-        (PRIVATE / kind).mkdir(parents=True, exist_ok=True)
-    with open(PRIVATE / "locks" / label(manifest), "w") as lock:
+        (root / PRIVATE / kind).mkdir(parents=True, exist_ok=True)
+    with open(root / PRIVATE / "locks" / label(manifest), "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{manifest}: another process is writing it; wait for it or stop it first") from None
-        staging = PRIVATE / "staging" / label(manifest)
+            raise UserError(f"{root / manifest}: another process is writing it; wait for it or stop it first") from None
+        staging = root / PRIVATE / "staging" / label(manifest)
         old = staging.with_name(f"{staging.name}.old")
         if old.exists():  # killed between two renames: back to an empty place, or it was on its way out
             with contextlib.suppress(OSError):
-                os.replace(old, manifest.parent)
+                os.replace(old, (root / manifest).parent)
         _remove(old)
         shutil.rmtree(staging, ignore_errors=True)
-        refuse_foreign(manifest)
+        refuse_foreign(manifest, root=root)
         staging.mkdir()
-        resume = scratch(stage, spec, code, digests, runtime)
+        resume = scratch(stage, spec, code, used, runtime, root=root)
         try:
             yield staging, resume
             files = _files(staging)
             for name in files:
                 durable.sync(staging / name)
-            content = {"stage": stage, "spec": spec, "code": code, "inputs": digests, "files": files}
+            content = {"stage": stage, "spec": spec, "code": code, "inputs": used, "files": files}
             write_json(staging / manifest.name, content)
-            refuse_foreign(manifest, files)
-            manifest.parent.parent.mkdir(parents=True, exist_ok=True)
-            if _owns_folder(manifest):
-                if manifest.parent.exists():
-                    os.replace(manifest.parent, old)
-                durable.replace(staging, manifest.parent)
-                _remove(old)
-            else:
-                manifest.parent.mkdir(exist_ok=True)
-                KEPT.mkdir(exist_ok=True)
-                _copy(staging / manifest.name, kept := KEPT / label(manifest))  # killed half-way, all are still ours
-                for name in [*files, manifest.name]:
-                    durable.replace(staging / name, manifest.parent / name)
-                kept.unlink()
+            refuse_foreign(manifest, files, root)
+            _move(staging, manifest, files, old, root)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         shutil.rmtree(resume, ignore_errors=True)
+
+
+def _move(staging: Path, manifest: Path, files: Iterable[str], old: Path, root: Path) -> None:
+    """Move what is staged to its place; what was there goes through `old`."""
+    folder = (root / manifest).parent
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if _owns_folder(manifest):
+        if folder.exists():
+            os.replace(folder, old)
+        durable.replace(staging, folder)
+        _remove(old)
+        return
+    folder.mkdir(exist_ok=True)
+    kept = root / KEPT / label(manifest)
+    kept.parent.mkdir(exist_ok=True)
+    _copy(staging / manifest.name, kept, root)  # killed half-way, all are still ours
+    for name in [*files, manifest.name]:
+        durable.replace(staging / name, folder / name)
+    kept.unlink()
 
 
 def _remove(folder: Path) -> None:

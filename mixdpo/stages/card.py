@@ -4,27 +4,23 @@ import pandas as pd
 import yaml
 
 CARD = """---
-library_name: transformers
+library_name: mixdpo
 tags: [dpo, preference-optimization, mixture-of-experts]
 ---
 
 # {title}
 
-A policy of Mix- and MoE-DPO (arXiv 2510.08256) with {experts}, trained by this project's replication.
+A policy of Mix- and MoE-DPO (arXiv 2510.08256) with {experts}.
 
 ## Use
 
 ```python
-from pathlib import Path
-from transformers import AutoTokenizer
-from mixdpo.method.policy import Policy
-from mixdpo.method.runtime import Runtime
+from mixdpo import TextPolicy
 
-folder, runtime = Path("."), Runtime.choose()
-policy, tokenizer = Policy.from_pretrained(folder, runtime), AutoTokenizer.from_pretrained(folder)
-prompts = tokenizer(["A prompt"])["input_ids"]
-print(tokenizer.batch_decode(policy.generate(prompts, {users}runtime=runtime, seed=0, max_new_tokens=48)))
+print(TextPolicy(".").generate(["A prompt"]{users}))
 ```
+
+`mixdpo export --policy . --out DIR` writes each expert as a model of transformers.
 
 ## Data
 
@@ -63,7 +59,7 @@ def model_card(spec: dict, experts: int, labels: pd.DataFrame, validation: dict)
         title=f"Mixture of {experts} experts" if experts > 1 else "DPO policy",
         experts=f"{experts} experts" if experts > 1 else "one expert, which is DPO",
         data="\n".join([f"{len(labels)} preference triplets (prompt, chosen, rejected)", *counts]),
-        users=f"users={[labels['user'].min()]}, " if spec["weights"].get("sees") == "user" else "",
+        users=f", users={[labels['user'].min()]}" if spec["weights"].get("sees") == "user" else "",
         triplets=validation["triplets"],
         figures="\n".join(rows),
         configuration=yaml.safe_dump(spec, sort_keys=True),

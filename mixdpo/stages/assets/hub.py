@@ -16,13 +16,21 @@ def _unreachable(asset: str, repository: str, error: Exception) -> UserError:
     )
 
 
-def fetch_model(asset: str, repository: str, revision: str) -> Path:
-    """The folder of one revision in the hub's cache, with the files that transformers loads, downloaded if missing."""
+def snapshot(repository: str, revision: str | None) -> Path:
+    """The folder of one revision, the newest if None, in the hub's cache, with the files that transformers loads.
+
+    Downloaded if missing; the folder has the name of the commit. Errors are the hub's.
+    """
     from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+    return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
+
+
+def fetch_model(asset: str, repository: str, revision: str) -> Path:
+    """The folder of one revision of an asset in the hub's cache."""
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
+        return snapshot(repository, revision)
     except Exception as error:  # the hub's errors share no base class: offline, not found, refused, revision unknown
         raise _unreachable(asset, f"{repository}@{revision}", error) from error
 
