@@ -11,12 +11,12 @@ import importlib
 from typing import Any
 
 HOMES = {
-    "train": "mixdpo.training",
-    "Trained": "mixdpo.training",
-    "generate": "mixdpo.generation",
-    "export": "mixdpo.generation",
-    "TextPolicy": "mixdpo.generation",
-    "recipe": "mixdpo.recipes",
+    "train": "mixdpo.library.training",
+    "Trained": "mixdpo.library.training",
+    "generate": "mixdpo.library.generation",
+    "export": "mixdpo.library.generation",
+    "TextPolicy": "mixdpo.library.generation",
+    "recipe": "mixdpo.library.recipes",
     "Policy": "mixdpo.method.policy",
     "Method": "mixdpo.method.settings",
     "Experts": "mixdpo.method.settings",

@@ -127,7 +127,7 @@ def train_own(arguments: argparse.Namespace) -> None:
     """Train, and print the report."""
     from mixdpo.data.preferences import read_preferences
     from mixdpo.fields import merged
-    from mixdpo.recipes import recipe
+    from mixdpo.library.recipes import recipe
 
     options = given(arguments, "set")
     changes = {"optimiser": {key: options.pop(key) for key in OPTIONS.keys() & options.keys()}}
@@ -136,7 +136,7 @@ def train_own(arguments: argparse.Namespace) -> None:
     shape = {key: options.pop(key) for key in ("experts", "architecture") & options.keys()}
     columns = read_preferences(options["preferences"]).columns
     method = recipe(options.pop("method", "moe"), **shape, by_user="user" in columns, changes=changes)
-    from mixdpo.training import train
+    from mixdpo.library.training import train
 
     print(train(**options, method=method).report)
 
@@ -166,7 +166,7 @@ def nested(pair: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def generate_own(arguments: argparse.Namespace) -> None:
     """Print texts, an empty line between them."""
-    from mixdpo.generation import generate
+    from mixdpo.library.generation import generate
 
     options = given(arguments, "prompt", "user")
     print("\n\n".join(generate(prompts=arguments.prompt, users=getattr(arguments, "user", None), **options)))
@@ -174,7 +174,7 @@ def generate_own(arguments: argparse.Namespace) -> None:
 
 def export_own(arguments: argparse.Namespace) -> None:
     """Write experts as models of transformers, and print their folders."""
-    from mixdpo.generation import export
+    from mixdpo.library.generation import export
 
     print("\n".join(map(str, export(**given(arguments)))))
 

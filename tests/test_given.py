@@ -17,13 +17,13 @@ from library import DPO, HOW, contents, rows, typed, written
 from transformers import AutoModelForCausalLM, AutoTokenizer, CohereConfig, CohereForCausalLM
 
 from mixdpo import Experts, Gate, Method, Weights, generate, recipe, train, training
-from mixdpo import reference as references
 from mixdpo.data.preferences import read_preferences
 from mixdpo.errors import UserError
-from mixdpo.reference import check_logits, reference, source_of
+from mixdpo.library import reference as references
+from mixdpo.library.reference import check_logits, reference, source_of
+from mixdpo.library.triplets import own_preferences
 from mixdpo.run.yaml import shipped
 from mixdpo.stages.preferences import validation_prompts
-from mixdpo.triplets import own_preferences
 
 # What is given
 

@@ -24,7 +24,7 @@ import mixdpo
 from mixdpo import Experts, Gate, Method, train, training
 from mixdpo import __main__ as command
 from mixdpo.errors import Corrupt, UserError
-from mixdpo.experts import expert_table
+from mixdpo.library.experts import expert_table
 
 # Training
 

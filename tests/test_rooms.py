@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mixdpo"
 FLOORS = (  # from the top down: a room imports from floors below its own
     {"__main__"},
-    {"training", "generation", "paper"},
+    {"library", "paper"},
     {"stages"},
     {"method", "world", "run"},
     {"data", "provenance"},

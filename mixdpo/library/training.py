@@ -15,17 +15,17 @@ import pandas as pd
 
 from mixdpo.data.preferences import is_file, read_preferences
 from mixdpo.errors import UserError
-from mixdpo.experts import expert_tables
-from mixdpo.generation import TextPolicy
+from mixdpo.library.experts import expert_tables
+from mixdpo.library.generation import TextPolicy
+from mixdpo.library.recipes import recipe
+from mixdpo.library.reference import Loaded, from_folder, is_loaded, reference, source_of
+from mixdpo.library.triplets import given, own_preferences, parquet_bytes
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Gate, Method
 from mixdpo.provenance.artifact import digests, publish, refuse_foreign, verify
 from mixdpo.provenance.fingerprint import fingerprint
-from mixdpo.recipes import recipe
-from mixdpo.reference import Loaded, from_folder, is_loaded, reference, source_of
 from mixdpo.stages.policies import policies
 from mixdpo.stages.reference_log_probs import reference_log_probs
-from mixdpo.triplets import given, own_preferences, parquet_bytes
 
 WRITTEN = "given", "reference", "preferences", "reference_log_probs", "policy"
 """Folders that `train` makes in its `out`, and replaces whole."""

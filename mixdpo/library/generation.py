@@ -12,10 +12,10 @@ from pathlib import Path
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from mixdpo.errors import UserError
+from mixdpo.library.reference import check_tokenizer
+from mixdpo.library.triplets import positions_of
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
-from mixdpo.reference import check_tokenizer
-from mixdpo.triplets import positions_of
 
 CARD = """---
 library_name: transformers

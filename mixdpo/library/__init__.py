@@ -1,0 +1,1 @@
+"""Preferences of your own: training from them, text from the policy, its experts as models of transformers."""
