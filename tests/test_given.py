@@ -16,10 +16,11 @@ from datasets import Dataset
 from library import DPO, HOW, contents, rows, typed, written
 from transformers import AutoModelForCausalLM, AutoTokenizer, CohereConfig, CohereForCausalLM
 
-from mixdpo import Experts, Gate, Method, Weights, generate, recipe, train, training
+from mixdpo import Experts, Gate, Method, Weights, generate, recipe, train
 from mixdpo.data.preferences import read_preferences
 from mixdpo.errors import UserError
 from mixdpo.library import reference as references
+from mixdpo.library import training
 from mixdpo.library.reference import check_logits, reference, source_of
 from mixdpo.library.triplets import own_preferences
 from mixdpo.run.yaml import shipped

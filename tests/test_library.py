@@ -21,9 +21,10 @@ from library import DPO, HOW, SMALL, contents, rows, typed, written
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mixdpo
-from mixdpo import Experts, Gate, Method, train, training
+from mixdpo import Experts, Gate, Method, train
 from mixdpo import __main__ as command
 from mixdpo.errors import Corrupt, UserError
+from mixdpo.library import training
 from mixdpo.library.experts import expert_table
 
 # Training
