@@ -54,7 +54,8 @@ def test_the_worked_example_runs_as_written(folder, model_folder, monkeypatch, c
 
 def test_the_five_lines_of_the_readme(folder, model_folder, capsys):
     (code,) = (block for block in blocks((ROOT / "README.md").read_text(), "python") if "from mixdpo import" in block)
-    assert len(code.splitlines()) <= 5 and code == "".join(f"{line[4:]}\n" for line in mixdpo.__doc__.split("\n")[2:5])
+    lines = [line for line in code.splitlines() if line]
+    assert len(lines) <= 5 and lines == [line.strip() for line in mixdpo.__doc__.split("\n")[2:5]]
     model = AutoModelForCausalLM.from_pretrained(model_folder), AutoTokenizer.from_pretrained(model_folder)
     preferences = pd.DataFrame(rows(prompts=3, user=("ann", "ben")))
     policy = ran(code, preferences=preferences, model=model)["policy"]
