@@ -93,7 +93,7 @@ def test_the_documents_method_row_and_claim_bring_their_jobs(monkeypatch):
     text = (ROOT / "docs/extending.md").read_text()
     method, (row,), (claim,) = (yaml.safe_load(block) for block in blocks(text.partition("## A method")[2], "yaml"))
     config = configured(method)
-    tables = published(ROOT / "workflow/published", config)
+    tables = published(ROOT / "mixdpo/paper/published", config)
     tables["table1"]["rows"].append(row)
     tables["claims"]["rows"].append(claim)
     checks.check_tables(config, tables)
@@ -107,7 +107,7 @@ def test_the_documents_overlay_for_reviews(folder):
     Path("my").mkdir()
     Path("my/reviews.parquet").touch()
     config = configured(overlay)
-    checks.check_tables(config, published(ROOT / "workflow/published", config))
+    checks.check_tables(config, published(ROOT / "mixdpo/paper/published", config))
 
 
 def test_the_documents_rated_responses_and_their_overlay(folder, runtime):
@@ -118,7 +118,7 @@ def test_the_documents_rated_responses_and_their_overlay(folder, runtime):
     (row,) = blocks(section, "json")
     Path("my/rated.jsonl").write_text(json.dumps(json.loads(row)))
     config = configured(yaml.safe_load(blocks(section, "yaml")[0]))
-    checks.check_tables(config, published(ROOT / "workflow/published", config))
+    checks.check_tables(config, published(ROOT / "mixdpo/paper/published", config))
     spec = config_slice(config, "feedback") | {"test_share": 0}
     feedback(folder, spec, runtime=runtime, resume=folder, file=Path("my/rated.jsonl"))
     frame = pd.read_parquet("feedback.parquet")
