@@ -55,5 +55,4 @@ def test_reward_edit_changes_rewards_and_validity(package):
 
 def test_every_stage_has_a_function_of_its_name():
     for stage, name in STAGES.items():
-        path = module.PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py")
-        assert f"\ndef {stage}(" in path.read_text(), stage
+        assert f"\ndef {stage}(" in module._locate(name).read_text(), stage

@@ -5,15 +5,16 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from mixdpo.errors import UserError
 from mixdpo.run.config import published
 from mixdpo.run.graph import PUBLISHED, targets
 from mixdpo.run.layout import PLACES, Key, is_record, parse, parse_printed, pattern, policy_of, split_policy
+from mixdpo.run.settings import completed
+from mixdpo.run.yaml import shipped
 
 ROOT = Path(__file__).parent.parent
-CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
+CONFIG = completed(shipped(ROOT))
 TABLES = published(ROOT / PUBLISHED, CONFIG)
 TARGETS = {path for target in ("all", "sensitivity", "ablations") for path in targets(CONFIG, TABLES, target)}
 KEYS = {

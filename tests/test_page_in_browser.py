@@ -180,7 +180,7 @@ def test_print_shows_what_paper_can_do(view):
     assert not view.get_by_role("combobox").first.is_visible() and not view.locator("#theme").is_visible()
     shown = view.locator("p a[href^=http]").first.evaluate("a => getComputedStyle(a, '::after').content")
     assert "arxiv.org" in shown
-    for shown in ("#table1 table", "figure img", "#setting table", "#decisions table", ".forest"):
+    for shown in ("#table1 table", "figure img", "#setting table", "#decisions p", ".forest"):
         assert view.locator(shown).first.evaluate("e => e.checkVisibility() && e.getBoundingClientRect().height > 0"), (
             shown
         )
