@@ -278,6 +278,19 @@ def test_a_table_of_another_target_is_audited_where_it_is(run):
     assert audit(config, tables)[1].startswith("16 artifacts, 1 tables and figures, 3 cells")
 
 
+def test_a_table_that_only_git_brought_is_named_and_no_fault(run):
+    """Of a further target's trainings nothing is here; with one of them the target is audited, and lacks the others."""
+    config, tables = run
+    tables["more"] = TABLE | {"target": "more", "rows": [{"name": "Mix-DPO", "policy": "mix_case1"}]}
+    Path("paper_tables/embedded/more.manifest.json").write_text("{}")
+    faults, summary = audit(config, tables)
+    assert faults == [] and summary.endswith("all match; not audited, since no run here made them: more")
+    Path("results/embedded/policies/multi_reward/mix_case1/seed0").mkdir(parents=True)
+    Path("results/embedded/policies/multi_reward/mix_case1/seed0/manifest.json").write_text("{}")
+    faults, summary = audit(config, tables)
+    assert faults and "not audited" not in summary
+
+
 def test_explain_a_cell(run):
     """Scores 0, 1, 2: mean 1, SE 1/√3; both places where it is published; the chain ends at the assets."""
     told = explain(*run, "table1", ["Baseline, DPO", "sentiment"])

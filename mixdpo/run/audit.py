@@ -122,12 +122,15 @@ Fault = tuple[str, str]
 def audit(config: dict, tables: dict[str, dict]) -> tuple[list[str], str]:
     """The faults of a run, one sentence each, causes before what follows from them; and a summary of one line.
 
-    Every artifact of the run, of a further target of which a table is there, and every other that their manifests name
-    is held against its files, what it was made from, today's configuration and code, and its run record. Tables, and
-    the csv of figures, are made again. What rests on a faulty artifact is no fault of its own.
+    Every artifact of the run, of a further target that was made here, and every other that their manifests name is held
+    against its files, what it was made from, today's configuration and code, and its run record. Tables, and the csv of
+    figures, are made again. What rests on a faulty artifact is no fault of its own.
     """
-    made = {t["target"] for name, t in tables.items() if "target" in t and Path(printed(config, name)).is_file()}
-    wanted = list(dict.fromkeys(path for target in ("all", *sorted(made)) for path in targets(config, tables, target)))
+    further = {n: t["target"] for n, t in tables.items() if "target" in t and Path(printed(config, n)).is_file()}
+    here = sorted(target for target in {*further.values()} if made_here(config, tables, target))
+    wanted = list(dict.fromkeys(path for target in ("all", *here) for path in targets(config, tables, target)))
+    others = ", ".join(name for name, target in further.items() if target not in here)
+    aside = f"; not audited, since no run here made them: {others}" if others else ""
     chain, faults = causes_first(wanted), dict[Fault, list[str]]()
     with ThreadPoolExecutor() as pool:  # hashing frees the interpreter
         corrupt = dict(zip(chain, tqdm(pool.map(corruption, chain), "files", len(chain), disable=None)))
@@ -159,10 +162,17 @@ def audit(config: dict, tables: dict[str, dict]) -> tuple[list[str], str]:
     if not faults:
         unknown = sum(facts(path)["commit"] is None for path in chain)
         outside = f" ({unknown} made outside Git, of which no commit is known)" if unknown else ""
-        return [], f"{len(chain)} artifacts{outside}, {compared} tables and figures, {cells} cells: all match"
+        return [], f"{len(chain)} artifacts{outside}, {compared} tables and figures, {cells} cells: all match{aside}"
     sentences = [sentence(what, artifacts, remedy) for (what, remedy), artifacts in faults.items()]
     count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
-    return sentences, f"{count}; {compared} of {len(names)} tables and figures made again and compared"
+    return sentences, f"{count}; {compared} of {len(names)} tables and figures made again and compared{aside}"
+
+
+def made_here(config: dict, tables: dict[str, dict], target: str) -> bool:
+    """Whether anything is there that only this target makes. Tables alone are not: Git brings those of another machine."""
+    only = [parse(path) for path in {*targets(config, tables, target)} - {*targets(config, tables)}]
+    results = [key.manifest for key in only if key.stage not in PRINTED]
+    return not results or any(Path(path).is_file() for path in results)
 
 
 def sentence(what: str, artifacts: list[str], remedy: str) -> str:
