@@ -1,4 +1,4 @@
-"""Mix- and MoE-DPO: policies of several experts from preferences, and the replication of the paper.
+"""Mix- and MoE-DPO: policies of several experts, trained on preferences, and the replication of the paper.
 
     from mixdpo import Experts, Gate, Method, train
     policy = train(preferences, model, Method(Experts(heads=4), Gate(sees="user"), beta=0.1), out="mine")

@@ -23,7 +23,7 @@ OPTIONS = {"epochs": int, "batch_size": int, "learning_rate": float}
 
 
 def job_parser() -> argparse.ArgumentParser:
-    """Of the calls that the rules of the workflow make."""
+    """The parser of the calls that the workflow's rules make."""
     parser = argparse.ArgumentParser(prog="python -m mixdpo", description="Run one stage, as the workflow does.")
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("inputs", nargs="*", metavar="name=path", help="manifests or files the stage reads")
@@ -38,16 +38,20 @@ def job_parser() -> argparse.ArgumentParser:
 
 
 def person_parser() -> argparse.ArgumentParser:
-    """Of the commands that a person types, and the names of the stages."""
+    """The parser of the commands that a person types; it lists the stages too."""
     parser = argparse.ArgumentParser(prog="mixdpo")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    explain = commands.add_parser("explain", help="a printed number: made again, defined, and traced to raw reviews")
+    explain = commands.add_parser("explain", help="make a printed number again, define it and trace it to raw reviews")
     explain.add_argument("table", help="a table or figure, as paper_tables/RUN/NAME")
     explain.add_argument("label", nargs="*", help="row and column of a cell, as they stand in NAME.csv")
     explain.set_defaults(function=explain_cell)
-    audit = commands.add_parser("audit", help="every number of a run against its artifacts, configuration and code")
+    audit = commands.add_parser(
+        "audit", help="check every number of a run against its artifacts, configuration and code"
+    )
     audit.add_argument("run", nargs="?", default="", help="default: the one that config.yaml names")
-    audit.add_argument("--crate", type=Path, help="then write the run as an RO-Crate: a folder, or a file *.zip")
+    audit.add_argument(
+        "--crate", type=Path, help="if nothing is wrong, write the run as an RO-Crate: a folder, or a file *.zip"
+    )
     audit.set_defaults(function=audit_run)
     for command in explain, audit:
         command.add_argument("--configfile", default="", help="the run's overlay, if not in config/")
@@ -59,21 +63,23 @@ def person_parser() -> argparse.ArgumentParser:
 
 
 def add_train(commands: argparse._SubParsersAction) -> None:
-    """`train`; what a call leaves out is as in `mixdpo.train` and `mixdpo.recipe`."""
+    """`train`; options left out have the defaults of `mixdpo.train` and `mixdpo.recipe`."""
     train = commands.add_parser(
-        "train", help="a policy from preferences of your own", argument_default=argparse.SUPPRESS
+        "train", help="train a policy on preferences of your own", argument_default=argparse.SUPPRESS
     )
     train.add_argument("--preferences", required=True, help="parquet, jsonl or csv: prompt, chosen, rejected, …")
     train.add_argument("--model", required=True, help="folder of a causal language model, or NAME[@COMMIT] of the hub")
-    train.add_argument("--out", required=True, help="folder to write; the same call continues what was killed")
+    train.add_argument("--out", required=True, help="folder to write; after a kill, the same call continues")
     train.add_argument("--method", help="dpo, mix (global weights) or moe (a gate over prompt and user, the default)")
     train.add_argument("--experts", type=int, help="K, default 4")
     train.add_argument("--architecture", help="heads on one encoder (default), models, or adapters (LoRA) of one model")
-    train.add_argument("--validation-share", type=float, help="of the prompts, default 0.1")
-    train.add_argument("--max-tokens", type=int, help="of prompt and completion; longer ones are dropped")
+    train.add_argument("--validation-share", type=float, help="share of the prompts, default 0.1")
+    train.add_argument(
+        "--max-tokens", type=int, help="limit on prompt and completion together; longer triplets are dropped"
+    )
     train.add_argument("--tensorboard", metavar="DIR", help="write the curve there while training")
     for key, kind in {"beta": float, **OPTIONS}.items():
-        train.add_argument(f"--{key.replace('_', '-')}", type=kind, help="of the method")
+        train.add_argument(f"--{key.replace('_', '-')}", type=kind, help="a setting of the method")
     train.add_argument(
         "--set",
         action="append",
@@ -86,24 +92,24 @@ def add_train(commands: argparse._SubParsersAction) -> None:
 
 
 def add_generate(commands: argparse._SubParsersAction) -> None:
-    """`generate` and `export`; what a call leaves out is as in `mixdpo.TextPolicy`."""
+    """`generate` and `export`; options left out have the defaults of `mixdpo.TextPolicy`."""
     how = {"argument_default": argparse.SUPPRESS}
-    generate = commands.add_parser("generate", help="text from a policy", **how)
+    generate = commands.add_parser("generate", help="write text from a policy", **how)
     generate.add_argument("--policy", required=True, help="the --out of train, or a policy's folder")
     generate.add_argument("--prompt", required=True)
     routing = generate.add_mutually_exclusive_group()
-    routing.add_argument("--expert", type=int, metavar="K", help="of this expert alone")
+    routing.add_argument("--expert", type=int, metavar="K", help="from this expert alone")
     routing.add_argument(
-        "--mixture", choices=("token", "sequence"), help="an expert drawn each token (default), or once"
+        "--mixture", choices=("token", "sequence"), help="draw an expert for every token (default), or once"
     )
-    generate.add_argument("--top-s", type=int, metavar="S", help="of the S experts with the largest weights")
-    generate.add_argument("--user", help="for whom, if the preferences had users")
-    generate.add_argument("--n", type=int, help="texts, default 1")
+    generate.add_argument("--top-s", type=int, metavar="S", help="from the S experts with the largest weights")
+    generate.add_argument("--user", help="who asks, if the preferences had users")
+    generate.add_argument("--n", type=int, help="number of texts, default 1")
     generate.add_argument("--max-new-tokens", type=int, help="default 48")
     generate.add_argument("--temperature", type=float, help="default 1")
     generate.set_defaults(function=generate_own)
     add_machine(generate)
-    export = commands.add_parser("export", help="experts of a policy as models of transformers", **how)
+    export = commands.add_parser("export", help="write experts of a policy as models of transformers", **how)
     export.add_argument("--policy", required=True, help="the --out of train, or a policy's folder")
     export.add_argument("--out", required=True, help="new folder; without --expert it gets expert0, expert1, …")
     export.add_argument("--expert", type=int, metavar="K", help="this expert alone")
@@ -115,7 +121,7 @@ def add_machine(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, help="default 0")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default auto")
     command.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="default auto")
-    command.add_argument("--threads", type=int, help="default: one a core; their number changes the last bits")
+    command.add_argument("--threads", type=int, help="default: one per core; the number changes the last bits")
 
 
 def given(arguments: argparse.Namespace, *others: str) -> dict[str, Any]:
@@ -142,7 +148,7 @@ def train_own(arguments: argparse.Namespace) -> None:
 
 
 def nested(pair: str, options: dict[str, Any]) -> dict[str, Any]:
-    """KEY=VALUE as a mapping, a.b=1 as {a: {b: 1}}, the value in YAML; 1e-4, text to YAML, is the number it looks like."""
+    """KEY=VALUE as a mapping, a.b=1 as {a: {b: 1}}, the value in YAML; 1e-4, which YAML reads as text, is a number."""
     import yaml
 
     key, sign, text = pair.partition("=")
@@ -235,13 +241,13 @@ def main() -> None:
 
 
 def disk_is_full(error: Exception) -> bool:
-    """Libraries wrap the system's error each in its own way: ask the error, its text, and the disk itself."""
+    """Each library wraps the system's error in its own way: ask the error, its text, and the disk itself."""
     told = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
     return told or shutil.disk_usage(".").free < 2**20
 
 
 def run(arguments: argparse.Namespace) -> None:
-    gc.disable()  # nothing that an import makes is garbage; looking for some, then and at exit, takes seconds of a job
+    gc.disable()  # imports leave no garbage, and looking for it, then and at exit, takes seconds of a job
     from mixdpo.method.runtime import Runtime
     from mixdpo.provenance.artifact import keep, publish, there, write_json
     from mixdpo.provenance.record import facts

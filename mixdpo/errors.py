@@ -1,4 +1,4 @@
-"""What a person can mend: one line that says what was expected, what was found and what to type next."""
+"""Faults that a person can mend: one line that says what was expected, what was found and what to type next."""
 
 
 class UserError(ValueError):

@@ -114,8 +114,8 @@ MaxGradNorm = Annotated[Positive, Field(description="Gradients are clipped to th
 def changes(*kinds: type, **instead: Any) -> Any:
     """The type of a mapping that says what differs from settings of these kinds: any of their keys, at any depth.
 
-    `instead` gives a key another type. Tuples are replaced whole. A key of choices that kinds share has the choices of
-    all.
+    `instead` gives a key another type. Tuples are replaced whole. A key of choices that several kinds share may have
+    any of theirs.
     """
     types: dict[str, Any] = {}
     for kind in kinds:
@@ -221,7 +221,7 @@ def _shown(context: dict[str, Any]) -> dict[str, Any]:
 
 
 def brief(value: Any) -> str:
-    """A value as a fault shows it: of a mapping the keys, and of what is long the beginning."""
+    """A value as an error shows it: the keys of a mapping, and the beginning of what is long."""
     text = repr(sorted(map(str, value)) if isinstance(value, Mapping) else value)
     return text if len(text) <= 120 else f"{text[:119]}…"
 

@@ -164,7 +164,7 @@ def test_a_clean_run(run):
 def test_a_run_outside_git_is_told_so(run):
     record = Path(parse(f"{SFT}/manifest.json").record)
     write_json(record, RECORD | {"commit": None, "dirty": None})
-    assert audit(*run)[1].startswith("17 artifacts (1 made outside Git, of which no commit is known)")
+    assert audit(*run)[1].startswith("17 artifacts (1 made outside Git, so that their commit is unknown)")
 
 
 def test_a_flipped_byte(run):
@@ -315,7 +315,7 @@ def test_explain_a_whole_table(run):
     [
         ("table1", ["Baseline", "sentiment"], "found Baseline; did you mean Baseline, DPO?"),
         ("table1", ["Baseline, DPO", "sentimental"], "found sentimental; did you mean sentiment?"),
-        ("perplexity", ["multi_reward", "after"], "expected one domain more, from movie, book"),
+        ("perplexity", ["multi_reward", "after"], "expected a domain too, one of movie, book"),
         ("tabel1", [], "found tabel1; did you mean table1?"),
     ],
 )

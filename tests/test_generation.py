@@ -59,7 +59,9 @@ def test_text_for_prompts_and_users(trained, model_folder):
     ]:
         with pytest.raises(UserError, match=f"^{line}"):
             policy.generate(**{"prompts": "Dish 1", "users": "anna"} | how | wrong)
-    with pytest.raises(UserError, match=r"users: expected none: the weights of .* know none, found anna; drop them"):
+    with pytest.raises(
+        UserError, match=r"users: expected none, since the weights of .* know no users, found anna; drop them"
+    ):
         generate(model_folder, "Dish 1", "anna", **HOW)
     with pytest.raises(UserError, match="expected the folder of a policy, found none"):
         TextPolicy(trained)

@@ -126,7 +126,7 @@ def test_what_is_dropped_is_counted(tmp_path, model_folder, runtime):
     assert len(ends) == 1 and {len(set(train["prompt_ids"].map(tuple)))} == {6}
     written(file, [equal, long])
     with pytest.raises(
-        UserError, match=r"^my.jsonl: .* found 0 in 0 triplets, without 1 with .* and 1 of more than 64"
+        UserError, match=r"^my.jsonl: .* found 0 in 0 triplets, after dropping 1 with .* and 1 of more than 64"
     ):
         own_preferences(tmp_path, spec, **how)
     written(file, rows())
@@ -161,7 +161,7 @@ def test_a_model_with_other_logits_is_refused(runtime):
         if scale == 1:
             check_logits(model)
         else:
-            with pytest.raises(UserError, match="found others of CohereForCausalLM; take another"):
+            with pytest.raises(UserError, match="found others in CohereForCausalLM; choose another"):
                 check_logits(model)
 
 
@@ -182,7 +182,7 @@ def test_a_model_is_a_folder_a_name_on_the_hub_or_loaded(tmp_path, model_folder,
         raise OSError("no network\nat all")
 
     monkeypatch.setattr(references.hub, "snapshot", offline)
-    with pytest.raises(UserError, match=r"^model: .* found no folder none and, of the hub: no network; correct"):
+    with pytest.raises(UserError, match=r"^model: .* found no folder none, and the hub says: no network; correct"):
         source_of("none", tmp_path)
     with pytest.raises(UserError, match=r"^model: expected a folder, NAME or NAME@COMMIT of the hub, found a/b@main; "):
         source_of("a/b@main", tmp_path)
@@ -305,7 +305,7 @@ def test_other_settings_are_told_and_the_trained_policy_stays_until_the_new_one_
         patch.setattr(training, "policies", fails)
         train(**how, method=replace(DPO, beta=0.2))
     assert contents(folder / "mine/policy") == before
-    assert caplog.messages == ["mine/policy: made with other beta 0.1, now 0.2; it stays until the new one is whole"]
+    assert caplog.messages == ["mine/policy: made with beta 0.1, now 0.2; it stays until the new one is whole"]
     train(**how, method=replace(DPO, beta=0.2))
     assert json.loads(Path("mine/policy/manifest.json").read_text())["spec"]["beta"] == 0.2
 

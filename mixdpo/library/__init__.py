@@ -1,1 +1,1 @@
-"""Preferences of your own: training from them, text from the policy, its experts as models of transformers."""
+"""Preferences of your own: train a policy on them, generate text from it, export its experts to transformers."""

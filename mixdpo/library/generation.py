@@ -1,6 +1,6 @@
 """Text from a trained policy, and its experts as ordinary models.
 
-A `Policy` deals in token ids; a `TextPolicy` is one with its tokenizer, and deals in text.
+A `Policy` deals in token ids. A `TextPolicy` adds the tokenizer, and deals in text.
 """
 
 import os
@@ -34,12 +34,12 @@ tokens = model.generate(**tokenizer("A prompt", return_tensors="pt"), max_new_to
 print(tokenizer.decode(tokens[0], skip_special_tokens=True))
 ```
 
-The whole policy draws its tokens from {count} experts by weights; this expert alone leaves the weights out.
+The whole policy draws its tokens from {count} experts by their weights; this model is one expert, without weights.
 """
 
 
 class TextPolicy:
-    """A policy and its tokenizer, from the folder of a policy or one that `train` wrote. Loaded when first used."""
+    """A policy and its tokenizer, from the folder of a policy, or a folder that `train` wrote. Loaded when first used."""
 
     def __init__(
         self, folder: Path | str, *, device: str = "auto", precision: str = "auto", threads: int | None = None
@@ -76,10 +76,10 @@ class TextPolicy:
         temperature: float = 1.0,
         seed: int = 0,
     ) -> list[str]:
-        """Continuations of each of `prompts`, without it: the `n` of the first prompt, then those of the second, ….
+        """Continuations of the prompts, which they do not repeat: `n` of the first prompt, then `n` of the second, ….
 
-        `users` are one for each prompt, if the gate sees users. expert, mixture and top_s are those of
-        `Policy.generate`. The draws depend on `seed` and all of this call. Raises `UserError`.
+        `users` has one user for each prompt, if the gate sees users. expert, mixture and top_s are those of
+        `Policy.generate`. The draws depend on `seed` and on every other argument. Raises `UserError`.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         users = [users] if isinstance(users, str) else users if users is None else list(users)
@@ -100,7 +100,7 @@ class TextPolicy:
             raise UserError(f"users: expected {len(prompts)}, one for each prompt, found {len(users)}; name as many")
         if users and not getattr(self.policy.weights, "users", {}):
             raise UserError(
-                f"users: expected none: the weights of {self.folder} know none, found {users[0]}; drop them"
+                f"users: expected none, since the weights of {self.folder} know no users, found {users[0]}; drop them"
             )
 
     def prompt_ids(self, prompts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
@@ -126,10 +126,10 @@ class TextPolicy:
         return rows
 
     def export(self, out: Path | str, expert: int | None = None) -> list[Path]:
-        """Write an expert as a model of transformers to `out`; without one, all, to `out`/expert0, …; return the folders.
+        """Write one expert to `out` as a model of transformers, or all to `out`/expert0, …; return the folders.
 
-        A folder has the model, adapters merged, its tokenizer, a generation config, which draws from the expert until
-        the end that training used, and a card. All appear at once or not at all. Raises `UserError`.
+        A folder has the model (adapters merged), its tokenizer, a generation config that samples until the end token
+        used in training, and a card. All appear at once or not at all. Raises `UserError`.
         """
         out, count = Path(out), self.policy.experts
         if expert is not None and not 0 <= expert < count:
@@ -181,7 +181,7 @@ def export(policy: Path | str, out: Path | str, expert: int | None = None) -> li
 
 
 def policy_folder(path: Path) -> Path:
-    """The folder of the model: `path` itself, or below it where `train` puts it."""
+    """The folder of the model: `path` itself, or the folder below it where `train` puts the model."""
     for folder in (path, path / "model", path / "policy/model"):
         if (folder / "policy.json").is_file() or (folder / "config.json").is_file():
             return folder

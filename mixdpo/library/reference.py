@@ -22,14 +22,14 @@ Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 def is_loaded(model: Path | str | Loaded) -> bool:
-    """Is it in memory, and not a name?"""
+    """Whether the model is in memory, and not a path or a name."""
     return not isinstance(model, str | Path)
 
 
 def source_of(model: Path | str | Loaded, out: Path) -> dict:
-    """What the reference is made from, as its manifest in `out` tells it: source local, hub or memory.
+    """What the reference is made from, as its manifest in `out` records it: source local, hub or memory.
 
-    A local path is relative to `out`. A name on the hub stands for the commit that it meant when `out` was made, else
+    A local path is relative to `out`. A name on the hub stands for the commit that it named when `out` was made, else
     for the newest. Raises `UserError`.
     """
     if is_loaded(model):
@@ -82,19 +82,19 @@ def recorded_commit(out: Path, repository: str) -> str | None:
 
 
 def fetched(repository: str, commit: str | None) -> Path:
-    """The folder of a commit in the hub's cache, by its name the commit."""
+    """The folder of a commit in the hub's cache; its name is the commit."""
     try:
         return hub.snapshot(repository, commit)
     except Exception as error:  # the hub's errors share no base class: offline, not found, refused
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"model: expected a folder, or a name on the hub, found no folder {repository} and, of the hub: {reason}; "
+            f"model: expected a folder, or a name on the hub, found no folder {repository}, and the hub says: {reason}; "
             "correct the path, or name a local copy"
         ) from error
 
 
 def merging(adapter: Path) -> str:
-    """The line to type that merges a PEFT adapter into its model, in a folder beside it."""
+    """The command that merges a PEFT adapter into its model, in a folder beside the adapter."""
     base = json.loads((adapter / "adapter_config.json").read_text()).get("base_model_name_or_path", "MODEL")
     tokenizer, merged = adapter if (adapter / "tokenizer_config.json").is_file() else base, f"{adapter}-merged"
     return (
@@ -110,7 +110,7 @@ def from_folder(out: Path, path: Path | str) -> Path:
 
 
 def reference(out: Path, spec: dict, *, runtime: Runtime, resume: Path, model: Path | str | Loaded) -> None:
-    """Write `model/`, a causal language model with its tokenizer: saved from memory, else a link to its one copy.
+    """Write `model/`, a causal language model with its tokenizer: saved from memory, or a link to the copy on disk.
 
     Raises `UserError` for a model that cannot be trained.
     """
@@ -123,7 +123,7 @@ def reference(out: Path, spec: dict, *, runtime: Runtime, resume: Path, model: P
     try:
         tokenizer = AutoTokenizer.from_pretrained(out / "model")
         loaded = load_language_model(out / "model", runtime)
-    except Exception as error:  # each library has its own
+    except Exception as error:  # each library raises its own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"model: expected a causal language model with its tokenizer, found: {reason}") from error
     if tokenizer.eos_token_id is None:
@@ -133,7 +133,7 @@ def reference(out: Path, spec: dict, *, runtime: Runtime, resume: Path, model: P
 
 
 def check_tokenizer(key: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | Policy) -> None:
-    """Raise `UserError` for less than half the tokens of the embedding: for a folder without, one is made up."""
+    """Raise `UserError` if it has under half the tokens of the embedding: transformers invents one that is missing."""
     rows = model.config.get_text_config().vocab_size
     if len(tokenizer) < rows / 2:
         raise UserError(
@@ -144,12 +144,12 @@ def check_tokenizer(key: str, tokenizer: PreTrainedTokenizerBase, model: PreTrai
 
 @torch.no_grad()
 def check_logits(model: PreTrainedModel) -> None:
-    """Raise `UserError` unless logits are the output layer of the last states: all that heads and losses know of it."""
+    """Raise `UserError` unless the logits are an output layer applied to the last states, as heads and losses assume."""
     tokens = torch.arange(1, 5, device=model.device)[None]
     expected = model.get_output_embeddings()(model.base_model(input_ids=tokens).last_hidden_state)
     found = model(input_ids=tokens).logits
     if found.shape != expected.shape or not found.allclose(expected, rtol=1e-3, atol=1e-3):
         kind = type(model).__name__
         raise UserError(
-            f"model: expected logits that are a layer of the last states, found others of {kind}; take another"
+            f"model: expected logits that are an output layer of the last states, found others in {kind}; choose another"
         )

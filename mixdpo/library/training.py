@@ -37,7 +37,7 @@ log = logging.getLogger("mixdpo")
 class Trained(TextPolicy):
     """What `train` made in the folder `out`: a policy that gives text, with the table of its experts.
 
-    `report` is what the command line prints of it; `new` tells whether anything had to be done.
+    `report` is what the command line prints about it; `new` tells whether anything had to be done.
     """
 
     def __init__(self, out: Path, name: str, new: bool, **how):
@@ -47,7 +47,7 @@ class Trained(TextPolicy):
 
     @property
     def table(self) -> pd.DataFrame:
-        """Figures of the experts on the validation triplets, as `experts.expert_table` describes them."""
+        """Numbers about the experts on the validation triplets, as `experts.expert_table` describes them."""
         return pd.read_csv(self.out / "experts.csv")
 
 
@@ -65,17 +65,17 @@ def train(
     precision: str = "auto",
     threads: int | None = None,
 ) -> Trained:
-    """Train a policy on preference triplets and return it, as `out` keeps it.
+    """Train a policy on preference triplets, write it to `out`, and return it.
 
     `preferences` is a parquet, jsonl or csv file, a DataFrame or a Dataset, with prompt, chosen, rejected and, where
     known, style, domain and user. `model` is the reference: a folder of transformers, a name on the hub, NAME or
-    NAME@COMMIT, or (model, tokenizer). Without a `method` it is MoE-DPO with four heads, whose gate sees users if there
-    are any; see `recipe`. Prompts with a completion of more than `max_tokens`, or of the model's positions, are dropped
-    and counted.
+    NAME@COMMIT, or (model, tokenizer). The default `method` is MoE-DPO with four heads, whose gate sees users if there
+    are any; see `recipe`. Triplets with more than `max_tokens` in prompt and completion, or more than the model's
+    positions, are dropped and counted.
 
     `out` gets reference/, preferences/, reference_log_probs/, policy/, experts.csv and experts.md, and given/ for
-    preferences from memory; each is published whole: the same call continues after a kill, ends with the same bytes, and
-    does nothing when all is there. Whatever else is there stays: a file in one of these folders that `train` did not
+    preferences from memory. Each is published whole: the same call continues after a kill, ends with the same bytes, and
+    does nothing when all is there. Other files in `out` stay: a file in one of these folders that `train` did not
     write is refused before any work. Raises `UserError`, one line, for what can be mended.
     """
     if not str(out):
@@ -109,13 +109,13 @@ def train(
 
 
 class Maker:
-    """Publishes artifacts below a root, each unless just that is there; `new` tells whether one was not."""
+    """Publishes artifacts below a root, unless the same are there already; `new` tells whether any was made."""
 
     def __init__(self, root: Path, runtime: Runtime):
         self.root, self.runtime, self.new = root, runtime, False
 
     def __call__(self, manifest: Path, step: Callable, spec: dict, inputs: dict[str, Path], **extra) -> None:
-        """Publish what `step` writes from `spec`, `inputs`, paths below the root, and `extra`."""
+        """Publish what `step` writes from `spec`, `inputs` (paths below the root) and `extra`."""
         work = {"stage": step.__name__, "spec": spec, "code": fingerprint(step.__module__)}
         found = verify(self.root / manifest) if (self.root / manifest).exists() else None
         if found and work | {"inputs": digests(inputs, self.root)} == {k: v for k, v in found.items() if k != "files"}:
@@ -130,10 +130,10 @@ class Maker:
 
 
 def replaced(folder: Path, before: dict, spec: dict) -> str:
-    """Which settings a policy that stands in the way was made with, in one line."""
+    """One line about a policy that is about to be replaced: the settings that it was made with."""
     before, now = flat(before), flat(spec)
     other = ", ".join(f"{key} {before.get(key)}, now {now.get(key)}" for key in now if before.get(key) != now[key])
-    return f"{folder}: made with other {other or 'code, model or preferences'}; it stays until the new one is whole"
+    return f"{folder}: made with {other or 'other code, model or preferences'}; it stays until the new one is whole"
 
 
 def flat(spec: dict, prefix: str = "") -> dict[str, Any]:
@@ -155,7 +155,7 @@ def method_spec(method: Method, columns: list[str]) -> dict:
     if method.top_s:
         raise UserError(f"top_s: expected none in training, found {method.top_s}; give it to generate")
     if isinstance(method.weights, Gate) and method.weights.start == "domains":
-        raise UserError("weights.start: expected uniform here, found domains; a gate starts at 1/K")
+        raise UserError("weights.start: expected uniform here, found domains; set it to uniform")
     by_user = isinstance(method.weights, Gate) and method.weights.sees == "user"
     for wanted, key, column, off in (
         (by_user, "weights.sees", "user", "prompt"),
@@ -168,7 +168,7 @@ def method_spec(method: Method, columns: list[str]) -> dict:
 
 
 def check_numbers(validation_share: float, max_tokens: int | None, seed: int) -> None:
-    """Raise `UserError` for a share, a length or a seed that cannot be."""
+    """Raise `UserError` for a share, a length or a seed out of range."""
     if not 0 < validation_share < 1:
         raise UserError(f"validation_share: expected a number between 0 and 1, found {validation_share}; correct it")
     if seed < 0:
@@ -192,7 +192,7 @@ def check_paths(out: Path, **given: Any) -> None:
 
 @contextlib.contextmanager
 def events(folder: Path | str | None) -> Iterator[Callable[[dict], None]]:
-    """What `policies` tells every row of its curve: a writer of TensorBoard's scalars, in `folder` if there is one."""
+    """The function that `policies` calls with each row of its curve: it writes TensorBoard scalars to `folder`, if any."""
     if folder is None:
         yield lambda row: None
         return
@@ -218,7 +218,7 @@ def events(folder: Path | str | None) -> Iterator[Callable[[dict], None]]:
 
 
 def report(out: Path, name: str, new: bool) -> str:
-    """What there is in `out`: counts of the triplets of the preferences `name`, the table, and where files lie."""
+    """What `out` holds: how many triplets the preferences `name` gave, the table, and where the files are."""
     counts, table = json.loads((out / "preferences/counts.json").read_text()), (out / "experts.md").read_text()
     folder = out / "policy/model"
     dropped = f"{counts['equal']} with chosen = rejected, {counts['long']} of more than {counts['max_tokens']} tokens"

@@ -29,8 +29,8 @@ def given(out: Path, spec: dict, *, runtime: Runtime, resume: Path, content: byt
 def own_preferences(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reference: Path, file: Path) -> None:
     """Write `train.parquet` and `validation.parquet`, split by prompt, in the columns of the preferences stage.
 
-    A completion ends with end-of-text. `counts.json` has the triplets of both, and those dropped: `equal`, chosen =
-    rejected, and `long`, prompt with a completion beyond `max_tokens` or the model's positions.
+    A completion ends with end-of-text. `counts.json` counts the triplets of both, and those dropped: `equal`, chosen =
+    rejected, and `long`, prompt and completion beyond `max_tokens` or the model's positions.
     """
     frame, tokenizer = read_preferences(file), AutoTokenizer.from_pretrained(reference / "model")
     limit = min(positions_of(AutoConfig.from_pretrained(reference / "model")), spec["max_tokens"] or np.inf)
@@ -44,7 +44,7 @@ def own_preferences(out: Path, spec: dict, *, runtime: Runtime, resume: Path, re
     if held_out.all() or not held_out.any():
         raise UserError(
             f"{file.name}: expected at least two prompts, and two of some user if there are users, found "
-            f"{kept['prompt_id'].nunique()} in {len(kept)} triplets, without {equal.sum()} with chosen = rejected and "
+            f"{kept['prompt_id'].nunique()} in {len(kept)} triplets, after dropping {equal.sum()} with chosen = rejected and "
             f"{(~equal & long).sum()} of more than {limit:g} tokens; give it more"
         )
     counts = {"equal": int(equal.sum()), "long": int((~equal & long).sum()), "max_tokens": f"{limit:g}"}
@@ -65,5 +65,5 @@ def add_ids(frame: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, name: str) 
 
 
 def positions_of(config) -> float:
-    """The longest sequence of a model with this configuration; ∞ where it knows none."""
+    """The longest sequence of a model with this configuration; ∞ if it states none."""
     return getattr(config.get_text_config(), "max_position_embeddings", None) or np.inf

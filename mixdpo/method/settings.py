@@ -80,7 +80,7 @@ class Weights(Section):
     learn: Flag = True
     """false: the weights stay as they start. Section 4.1, "fixed weights"."""
     kind: Literal["global"] = Field("global", kw_only=True)
-    """What a configuration writes for these weights, or nothing."""
+    """Kind of these weights; may be left out."""
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> Self:
@@ -108,7 +108,7 @@ class Gate(Section):
     learn: Flag = True
     """false: the gate stays as it starts. Section 4.2, "frozen gate"."""
     kind: Literal["gate"] = Field("gate", kw_only=True)
-    """What a configuration must write for a gate."""
+    """Kind of these weights; must be given for a gate."""
 
     @model_validator(mode="after")
     def _starts_from_what_it_sees(self) -> Self:
@@ -193,11 +193,11 @@ class Phase(Section):
     until: Annotated[Positive, Field(le=1)]
     """Share of the steps at which the phase ends. The first phase that has not ended applies."""
     posterior: Posterior | None = None
-    """Takes the place of the method's posterior, as a whole; null leaves that."""
+    """Replaces the method's posterior as a whole; null keeps it."""
     gate_kl_uniform: NonNegative | None = None
-    """Takes the place of the gate's kl_uniform; null leaves that."""
+    """Replaces the gate's kl_uniform; null keeps it."""
     beta: Positive | None = None
-    """Takes the place of the method's beta; null leaves that."""
+    """Replaces the method's beta; null keeps it."""
 
 
 @settings

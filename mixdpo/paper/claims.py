@@ -22,7 +22,7 @@ def claims_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """A line and a verdict for every claim.
 
     `effect` is in the units of its measure, `published` in those of the paper; p is corrected by Holm for all claims
-    that are tested. Of rewards, columns that end in `sigma` are the same in SDs of the baseline's scores.
+    that are tested. For rewards, columns that end in `sigma` give the same in SDs of the baseline's scores.
     """
     found = judged(form, form["rows"], artifacts)
     records = found[[*CLAIM_COLUMNS, "reason", *IN_SIGMA]].to_dict("records")
@@ -112,7 +112,7 @@ def sign_of(row: dict) -> str:
 
 
 def show_claim(row: dict, effect: float, se: float, deviations: float) -> str:
-    """Effect ± SE, and the effect in SDs of the baseline; that of several rewards is in SDs as it stands."""
+    """Effect ± SE, and the effect in SDs of the baseline; an effect over several rewards is in SDs already."""
     shown = show(effect, se, sign=sign_of(row))
     if np.isnan(deviations):
         return shown
@@ -120,13 +120,13 @@ def show_claim(row: dict, effect: float, se: float, deviations: float) -> str:
 
 
 def verdict(row: dict, found: dict) -> tuple[str, str]:
-    """The rule of verdicts, and why a verdict is not `supported`.
+    """The verdict of a claim, and the reason if it is not `supported`.
 
     A direction is supported if p after Holm is below ALPHA and the interval lies on the claimed side of zero. It is not
     supported if the interval lies on the other side, if it reaches zero and falls short of `size`, the published effect
-    carried over in SDs, or if it falls short of the row's `smallest`, the least effect that bears the words. An
+    carried over in SDs, or if it falls short of the row's `smallest`, the least effect that the words allow. An
     equality is supported if TOST is significant after Holm, and not supported if the interval lies outside the margin.
-    All else is undecided: the data are too few.
+    Everything else is undecided: the data are too few.
     """
     if row["test"] == "none":
         return "not tested", row["reason"]
@@ -148,7 +148,7 @@ def verdict(row: dict, found: dict) -> tuple[str, str]:
 
 
 def published_effect(form: dict, row: dict) -> tuple[float, float, float]:
-    """The effect that the paper prints for a claim: itself, its SE, and itself in SDs of the baseline; NaN without.
+    """The effect that the paper prints for a claim: the effect, its SE, and the effect in SDs of the baseline; else NaN.
 
     It follows from the published cells of policy and baseline; the SD of a cell is SE·√n over the paper's prompts. Of
     several rewards it is the mean in SDs. A claim may print its own (`published`), and choose among places (`cell`).

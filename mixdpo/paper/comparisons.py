@@ -14,7 +14,7 @@ from mixdpo.paper.text import interval, number, p_value, show
 def comparisons_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """Every row against the baseline over the same prompts, beside the difference that the paper prints.
 
-    One line a row, column and published value. `z` and `z_p` test our difference against the published one, `level_z`
+    One line per row, column and published value. `z` and `z_p` test our difference against the published one, `level_z`
     and `level_p` our mean against the published mean, all with both standard errors; `p_holm` is corrected for the
     `comparisons` of the table.
     """
@@ -41,7 +41,7 @@ def print_comparison(row: Row, form: dict, entry: dict, line: dict) -> None:
     """The cells of a row and column: what was found, and how it compares with each published value."""
     values = published_cells(form, entry, line["column"])
     records = [line | against(line, value) for value in values or [{}]]
-    printed: dict[tuple[str, str], str] = {}  # difference and z as text → the first place of this
+    printed: dict[tuple[str, str], str] = {}  # difference and z as text → the first place that prints them
     for value, record in zip(values, records):
         printed.setdefault((show(value["effect"], value["se"], sign="+"), number(record["z"], 1, "+")), value["where"])
     several = len(printed) > 1

@@ -1,5 +1,5 @@
-"""What a claim is about, a function each: from a claim's row, the artifacts of its experiment and a seed to the effect
-and its unit. `run.kinds.MEASURES` names them and says which keys of the row each needs."""
+"""What claims are about, one function each: it takes a claim's row, the artifacts of its experiment and a seed, and gives
+the effect and its unit. `run.kinds.MEASURES` names them and says which keys of the row each needs."""
 
 from pathlib import Path
 
@@ -27,11 +27,11 @@ from mixdpo.paper.users import judgements_of, pooled
 def reward(row: dict, artifacts: dict[str, Path], seed: int) -> tuple[Effect, float]:
     """Policy less baseline over the same prompts, in the reward's units; the unit is the SD of the baseline's scores.
 
-    Of several rewards it is the mean of the differences in SDs, and the unit is 1.
+    For several rewards it is the mean of the differences in SDs, and the unit is 1.
     """
     rewards = row["reward"] if isinstance(row["reward"], list) else [row["reward"]]
     scale = prompt_scores(artifacts, row["baseline"], "token", rewards, row.get("domain")).std()
-    scale = scale.replace(0.0, 1.0)  # scores that are all alike have no unit
+    scale = scale.replace(0.0, 1.0)  # scores that are all alike have an SD of 0
     unit = float(scale.iloc[0]) if len(rewards) == 1 else 1.0
     sides = [
         prompt_scores(artifacts, row[who], row.get(how, "token"), rewards, row.get("domain"), scale).mean(axis=1) * unit
@@ -65,7 +65,7 @@ def prompt_scores(
 def leading(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scores (prompts, K, R) → those of the expert that leads in each reward, and the mean of the others, (prompts, R).
 
-    Rewards have an expert each, by the Hungarian method on the means of the other half of the prompts (even against
+    Each reward has its expert, by the Hungarian method on the means of the other half of the prompts (even against
     odd): an expert chosen on the prompts that it is judged by would lead by chance.
     """
     half = np.arange(len(scores)) % 2
@@ -80,7 +80,7 @@ def leading(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def responsibilities(artifacts: dict[str, Path], method: str) -> list[pd.DataFrame]:
-    """style, domain and q0 to qK−1 of the validation triplets, heads in order; a frame a seed."""
+    """style, domain and q0 to qK−1 of the validation triplets, heads in order; one frame per seed."""
     frames = []
     for policy, order in head_order(artifacts, method).items():
         frame = pd.read_parquet(artifacts[f"policies:{policy}"] / "responsibilities.parquet")
@@ -122,7 +122,7 @@ def posterior_by_domain(row: dict, artifacts: dict[str, Path], seed: int) -> tup
 
 
 def prompt_weights(artifacts: dict[str, Path], method: str) -> list[pd.DataFrame]:
-    """domain and w0 to wK−1 of the test prompts; a frame a seed."""
+    """domain and w0 to wK−1 of the test prompts; one frame per seed."""
     policies = policies_in(artifacts, method, "completions")
     return [pd.read_parquet(artifacts[f"completions:{policy}"] / "weights.parquet") for policy in policies]
 
@@ -155,7 +155,7 @@ def pretrained_gate_accuracy(row: dict, artifacts: dict[str, Path], seed: int) -
 
 
 def heads_told_by_words(row: dict, artifacts: dict[str, Path], seed: int) -> tuple[Effect, float]:
-    """Share of completions whose head a naive Bayes classifier of words tells, less chance; five folds of prompts."""
+    """Share of completions whose head naive Bayes tells from the words, less chance; five folds of prompts."""
     experts = len(next(iter(head_order(artifacts, row["policy"]).values())))
     frames = [samples(artifacts, row["policy"], f"expert{k}").assign(head=k) for k in range(experts)]
     frame = pd.concat(frames, ignore_index=True)
@@ -165,7 +165,7 @@ def heads_told_by_words(row: dict, artifacts: dict[str, Path], seed: int) -> tup
 
 
 def heads_told_by_parameters(row: dict, artifacts: dict[str, Path], seed: int) -> tuple[Effect, float]:
-    """Share of rows of W_k − W_k(start) whose head their neighbours among other tokens tell, less chance; first seed.
+    """Share of rows of W_k − W_k(start) whose head is told by neighbours of other tokens, less chance; first seed.
 
     The rows are those of Figure 1, right, before t-SNE.
     """
@@ -179,6 +179,6 @@ def heads_told_by_parameters(row: dict, artifacts: dict[str, Path], seed: int) -
 
 
 def win_rate(row: dict, artifacts: dict[str, Path], seed: int) -> tuple[Effect, float]:
-    """Win rate against the row's opponent less 1/2, over pairs: Wilcoxon's p passes over pairs without a winner."""
+    """Win rate against the row's opponent less 1/2, over pairs: Wilcoxon's p leaves out pairs without a winner."""
     scores = pooled(judgements_of(artifacts, row["policy"], row["decoding"], row["opponent"]))["score"]
     return paired(scores, np.full(len(scores), 0.5), seed), 1.0

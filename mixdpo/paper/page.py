@@ -31,7 +31,7 @@ from mixdpo.run.yaml import read
 ENVIRONMENT = ("processor", "device", "precision", "threads", "system", "python", "commit")
 """Run facts that the page lists as they are, beside the versions of packages."""
 DOTS_PER_PIXEL = 300 / 96
-"""Of a figure, which is drawn at 300 dots an inch, to a pixel of CSS."""
+"""Dots of a figure, drawn at 300 per inch, in one CSS pixel."""
 FILTERS = ("duration", "headed", "listed", "named", "number", "prose", "prose_lines", "thousands", "titled", "words_of")
 
 
@@ -90,7 +90,7 @@ def by_kind(inputs: dict[str, Path]) -> dict[str, dict[str, Path]]:
 
 
 def render(template: str, content: dict) -> str:
-    """The page: every text of `content` is escaped, but for what `markdown`, `prose` and the drawings of claims set."""
+    """The page: every text in `content` is escaped, except what `markdown`, `prose` and the drawings of claims return."""
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     jinja.filters |= {name: getattr(page_words, name) for name in FILTERS}
@@ -109,7 +109,7 @@ class Artifacts:
         return {path: artifact for path, artifact in self.chain.items() if artifact["stage"] == stage}
 
     def facts(self) -> list[dict]:
-        """The run records, of those artifacts that have one."""
+        """The run records of the artifacts that have one."""
         return [artifact["facts"] for artifact in self.chain.values() if artifact["facts"]]
 
     def described(self) -> list[dict]:
@@ -129,7 +129,7 @@ class Artifacts:
 
 
 class Cells:
-    """The numbers of the page that open their lineage; `found` is what the page embeds of each."""
+    """The numbers on the page that open their lineage; `found` is what the page embeds for each."""
 
     def __init__(self, artifacts: Artifacts) -> None:
         self.artifacts, self.found = artifacts, []
@@ -170,7 +170,7 @@ class Cells:
         return self.add(title, manifest, paths, cell["records"], **shown)
 
     def figure(self, name: str, table: dict, manifest: Path) -> dict:
-        """A figure inside the page, and what the paper prints of it."""
+        """A figure inside the page, and the values that the paper prints for it."""
         png = manifest.with_name(f"{name}.png").read_bytes()
         width, height = (int.from_bytes(png[at : at + 4], "big") / DOTS_PER_PIXEL for at in (16, 20))
         values = [

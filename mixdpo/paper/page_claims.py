@@ -20,7 +20,7 @@ SECTIONS = {
     r"appendix G": "Appendix G: one expert a prompt",
     r"poster": "Poster: MoE-DPO for users",
 }
-"""Where the paper makes a claim → the group that it is drawn in; the first that is found."""
+"""Where the paper makes a claim → the group in which it is drawn; the first match counts."""
 ELSEWHERE = "Elsewhere in the paper"
 TESTED = {
     "greater": "claimed to lie above zero; 95 % interval, p two-sided and corrected by Holm for all claims",
@@ -106,8 +106,8 @@ HEADLINES = (
         ("wins more often than not", "wins against one opponent", "does not win", "may or may not win"),
     ),
 )
-"""Claims with their short names, what a sentence about them begins with, and how it goes on: all of them are supported,
-some are, none is and one is refuted, or all are undecided."""
+"""Claims with their short names, what a sentence about them begins with, and how it goes on: all are supported,
+some are, none is and at least one is not supported, or all are undecided."""
 
 
 def claims_of(printed: dict, rows: list[dict]) -> list[dict]:
@@ -185,7 +185,7 @@ class Scale:
 SHAPES = {("effect", 0): "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z", ("published", 0): "M0-5.5L5.5 0 0 5.5-5.5 0z"}
 SHAPES |= {(kind, 1): "M8 0L-1-5V5z" for kind in ("effect", "published", "interval")}
 SHAPES |= {(kind, -1): "M-8 0L1-5V5z" for kind in ("effect", "published", "interval")}
-"""Kind of mark and the end that it lies beyond (or 0) → its outline: ours a disc, the paper's an open diamond.
+"""Kind of mark, and the end of the axis that it lies beyond (or 0) → its outline: our disc, the paper's open diamond.
 
 An interval that is cut off has an arrow as well."""
 

@@ -13,7 +13,7 @@ from mixdpo.paper.scores import head_order, policies_in
 from mixdpo.run.config import experiments_of, methods_of
 
 QUOTED_NAMES = ("rewards", "alignment", "win_rates")
-"""Kinds of tables whose rows give a policy and its decoding the name that the page calls them by."""
+"""Kinds of tables whose rows name a policy and its decoding; the page uses these names."""
 
 
 def methods_and_names(experiment: str, tables: dict[str, dict]) -> tuple[list[str], dict[tuple[str, str], str]]:
@@ -114,7 +114,7 @@ def describe(spec: dict) -> str:
 def quoted_pairs(
     experiment: str, own: dict[str, Path], tables: dict[str, dict], preferences: Path, n: int, rng
 ) -> dict:
-    """Validation pairs, what each style prefers, and responsibilities of each policy of several experts (first seed)."""
+    """Validation pairs, what each style prefers, and responsibilities of each policy with several experts (first seed)."""
     triplets = pd.read_parquet(preferences / "validation.parquet")
     both = triplets[["chosen", "rejected"]]
     triplets["pair"] = pd.factorize(pd.Series(zip(triplets["prompt_id"], both.min(axis=1), both.max(axis=1))))[0]
@@ -143,7 +143,7 @@ def quoted_pairs(
 def responsibilities(
     own: dict[str, Path], methods: list[str], triplets: pd.DataFrame, preferences: Path
 ) -> dict[str, np.ndarray]:
-    """Method of several experts → posterior weights of its first seed, (triplets, experts).
+    """Method with several experts → posterior weights of its first seed, (triplets, experts).
 
     Rows of `responsibilities.parquet` are those of `validation.parquet`. Raises `Corrupt` where they are not.
     """

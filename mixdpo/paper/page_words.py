@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 from mixdpo.paper.text import number  # noqa: F401 (a filter too)
 
 IDENTIFIER = re.compile(r"(?<![\w./-])[a-z][a-z0-9]*(?:_[a-z0-9]+)+(?![\w/]|\.\w)")
-"""A name of the configuration in a text; no part of a path."""
+"""A name from the configuration in a text, but no part of a path."""
 METHOD = {"dpo": "DPO", "mix": "Mix-DPO", "moe": "MoE-DPO", "case1": "Case 1", "case2": "Case 2"}
 DECODINGS = {
     "token": "Mixture, by token",
@@ -18,7 +18,7 @@ DECODINGS = {
 
 
 def named(text: str) -> str:
-    """A text with the names of the configuration in words: `mix_case1` is “Mix-DPO, Case 1”."""
+    """A text whose names from the configuration are in words: `mix_case1` is “Mix-DPO, Case 1”."""
     return IDENTIFIER.sub(lambda match: words_of(match[0]), text)
 
 

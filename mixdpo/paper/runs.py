@@ -1,4 +1,4 @@
-"""Tables of a run's own stages: what they cost, what they learned, and whether what they rest on is sound."""
+"""Tables about the stages of a run: what they cost, what they learned, and whether the rewards are sound."""
 
 import json
 from pathlib import Path
@@ -17,8 +17,8 @@ from mixdpo.run.stages import STAGES
 def compute_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """What the artifacts of a run cost, by stage and in all, from the run records beside them.
 
-    `cpu seconds` are the processor's time of the jobs, all threads together, and `wall seconds` what the clock says,
-    waiting for a busy machine included. `peak memory` is the largest resident set of a job in MiB. Jobs without a
+    `cpu seconds` are the jobs' processor time over all threads. `wall seconds` are what the clock says, with waiting
+    for a busy machine. `peak memory` is the largest resident set of a job in MiB. Jobs without a
     record of the processor's time (made elsewhere, say) are counted in `unrecorded`.
     """
     jobs = []
@@ -87,7 +87,7 @@ def gates_table(form: dict, artifacts: dict[str, Path]) -> Table:
 
 
 def validity_table(form: dict, artifacts: dict[str, Path]) -> Table:
-    """The validity stage's figures: rewards and tests down, kinds of text across; the aim is for whole reviews."""
+    """The validity stage's numbers: rewards and tests down, kinds of text across; the aim is for whole reviews."""
     found = pd.read_csv(artifacts["validity"] / "validity.csv")
     found["bar"] = found["reward"].map(form["bars"]).where(found["text"] == "whole review")
     table = Table(records=found.to_dict("records"))
@@ -120,7 +120,7 @@ def perplexity_table(form: dict, artifacts: dict[str, Path]) -> Table:
 
 
 def preferences_table(form: dict, artifacts: dict[str, Path]) -> Table:
-    """Pairs, ties and triplets per style; of the pairs tied under neither of two styles, the share ordered alike."""
+    """Pairs, ties and triplets per style; of the pairs that neither of two styles ties, the share ordered alike."""
     table = Table()
     for experiment in form["experiments"]:
         folder = artifacts[f"preferences:{experiment}"]

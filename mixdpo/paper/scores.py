@@ -1,4 +1,4 @@
-"""What tables and figures read of a run: scores of the test completions, and how the heads of seeds belong together.
+"""What tables and figures read from a run: scores of test completions, and which heads of different seeds match.
 
 `artifacts` are folders of one experiment, named `stage:policy` as `within` leaves them.
 """
@@ -16,7 +16,7 @@ from mixdpo.run.layout import split_policy
 
 
 def policies_in(artifacts: dict[str, Path], method: str, stage: str = "policies") -> list[str]:
-    """The policies of a method, `METHOD/seedN` or `reference`, that `stage` has artifacts of."""
+    """The policies of a method, `METHOD/seedN` or `reference`, of which `stage` has artifacts."""
     names = (name.partition(":") for name in artifacts)
     return [policy for kind, _, policy in names if kind == stage and split_policy(policy)[0] == method]
 
@@ -25,7 +25,7 @@ def head_order(artifacts: dict[str, Path], method: str) -> dict[str, list[int]]:
     """For every seed's policy: which of its experts is shown as head 0, 1, …
 
     Which expert takes which style is chance, so the experts of further seeds are matched to those of the first by
-    their styles: mean responsibilities per style and domain on the validation triplets, less the expert's own mean.
+    their profiles: mean responsibilities per style and domain on validation triplets, less each expert's mean.
     """
     profiles = {}
     for policy in policies_in(artifacts, method):
@@ -42,7 +42,7 @@ def head_order(artifacts: dict[str, Path], method: str) -> dict[str, list[int]]:
 
 
 def samples(artifacts: dict[str, Path], method: str, decoding: str = "token") -> pd.DataFrame:
-    """Completions and rewards of a method's policies, every training seed: one row a completion, column seed.
+    """Completions and rewards of a method's policies, every training seed: one row per completion, with a column seed.
 
     Decoding is `token`, `sequence`, `expertK` (as `head_order` numbers them) or `sparse`, for each prompt the expert
     with the largest weight.
@@ -65,19 +65,19 @@ def samples(artifacts: dict[str, Path], method: str, decoding: str = "token") ->
 
 @cache
 def scored(completions: Path, rewards: Path) -> pd.DataFrame:
-    """Completions with their rewards; one table asks for the same ones many times."""
+    """Completions with their rewards, kept because one table asks for the same many times."""
     frame = pd.read_parquet(completions / "completions.parquet")
     scores = pd.read_parquet(rewards / "scores.parquet")
     return frame.merge(scores, on=["prompt_id", "sample", "decoding"], validate="1:1")
 
 
 def per_prompt(frame: pd.DataFrame, column: str) -> pd.Series:
-    """Mean over training seeds for each test prompt: what the standard error over prompts is taken of."""
+    """Mean over training seeds for each test prompt, from which the standard error over prompts is taken."""
     return frame.groupby("prompt_id")[column].mean()
 
 
 def recovery(responsibilities: pd.DataFrame) -> float:
-    """Share of triplets whose likeliest expert is that of their style, experts matched to styles at best."""
+    """Share of triplets whose likeliest expert is that of their style, with the best matching of experts to styles."""
     q = responsibilities.filter(regex="^q").to_numpy()
     counts = contingency_matrix(q.argmax(axis=1), responsibilities["style"])
     rows, columns = linear_sum_assignment(-counts)
@@ -90,7 +90,7 @@ def learned_differences(policy: Path, reference: Path) -> tuple[np.ndarray, np.n
     Both are (K, V, d). W_k(start) is W_ref with the noise that `Policy.perturb` adds, drawn again from the seed and
     the perturbation that the policy's manifest records.
     """
-    import torch  # torch and transformers take seconds that most tables do without
+    import torch  # importing torch and transformers takes seconds, and most tables do without
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 

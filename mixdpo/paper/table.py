@@ -35,7 +35,7 @@ LATEX = {
 class Heading:
     """Of a column: its text, whether numbers stand below it, and the heading of the published values beside them.
 
-    Without one of its own, that of the published values is `TEXT, published`, and left out where there are none.
+    By default the published values stand below `TEXT, published`, and that column is left out where there are none.
     """
 
     text: str
@@ -47,9 +47,9 @@ class Heading:
 class Cell:
     """What stands in one place of a table.
 
-    `records` are the lines of the csv that the text was written from, none of a label or of what is no result (a
-    count, a level of chance). `published` are the values in print of the same. `row` and `column` are what `explain`
-    calls it. Where completions stand behind it, `policy` and `decoding` say whose, and `domain` of which prompts.
+    `records` are the lines of the csv that the text was written from; a label has none, nor what is no result (a count,
+    a level of chance). `published` are the printed values of the same number. `row` and `column` are its names for
+    `explain`. If completions are behind it, `policy` and `decoding` say whose, and `domain` for which prompts.
     """
 
     text: str
@@ -101,7 +101,7 @@ class Row:
 
 @dataclass
 class Table:
-    """`gap` stands where a row has no cell of a heading. `records` are the lines of the csv, by default those of the
+    """`gap` stands where a row has no cell under a heading. `records` are the lines of the csv, by default those of the
     cells in their order; `types` gives pandas types to some of their columns."""
 
     gap: str = "–"
@@ -126,7 +126,7 @@ class Table:
         ]
 
     def numbers(self) -> pd.DataFrame:
-        """One line a number, every digit."""
+        """One line per number, with every digit."""
         return pd.DataFrame(self.lines()).astype(self.types)
 
     def csv(self) -> str:

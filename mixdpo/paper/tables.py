@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def tables(out: Path, spec: dict, *, runtime: "Runtime", resume: Path, published: Path, **artifacts: Path) -> None:
-    """Write `TABLE.csv` with one line a number, `TABLE.json`, and `.md` and `.tex` as it is read.
+    """Write `TABLE.csv` with one line per number, `TABLE.json`, and `.md` and `.tex` as the table is read.
 
     `artifacts` are named as `graph.table_inputs` names them.
     """

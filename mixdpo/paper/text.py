@@ -6,7 +6,7 @@ import numpy as np
 
 
 def number(value: float, digits: int = 3, sign: str = "-") -> str:
-    """`sign` + prints the sign of positive values too; a dash if there is no value."""
+    """With the `sign` "+" positive values have theirs too; a dash if there is no value."""
     return "–" if np.isnan(value) else f"{value:{sign}z,.{digits}f}".replace("-", "−")
 
 
@@ -30,7 +30,7 @@ def p_value(p: float) -> str:
 
 
 def in_print(values: Sequence[dict], shown: Callable[[float, float], str] = show) -> list[str]:
-    """Published values as text, each once, with the place of each where they differ."""
+    """Published values as text, each once; where they differ, each with its place."""
     texts = [shown(value["mean"], value["se"]) for value in values]
     several = len(set(texts)) > 1
     placed = [f"{text} ({value['where']})" if several else text for text, value in zip(texts, values, strict=True)]

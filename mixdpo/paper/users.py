@@ -1,6 +1,6 @@
 """Tables of users whose styles differ: how often a policy wins for them, and which expert the gate sends them to.
 
-Several training seeds are averaged by prompt first. Shares are in [0, 1] in the csv and in percent where they are won.
+Several training seeds are averaged by prompt first. Shares are in [0, 1] in the csv; win rates are printed in percent.
 """
 
 from pathlib import Path
@@ -16,9 +16,8 @@ from mixdpo.stages.judgements import PAIR, by_length, decoded, pair_scores, win_
 
 
 def judgements_of(artifacts: dict[str, Path], method: str, decoding: str, opponent: str) -> list[pd.DataFrame]:
-    """Judgements of a method's completions of one decoding against one opponent, a frame a seed.
-
-    One row a pair and order.
+    """Judgements of a method's completions of one decoding against one opponent: a frame per seed, one
+    row per pair and order.
     """
     folders = [artifacts[f"judgements:{policy}"] for policy in policies_in(artifacts, method, "judgements")]
     frames = [pd.read_parquet(folder / "judgements.parquet") for folder in folders]
@@ -26,13 +25,13 @@ def judgements_of(artifacts: dict[str, Path], method: str, decoding: str, oppone
 
 
 def pooled(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """`pair_scores` of every seed's judgements, averaged over seeds: one row a prompt, score and tokens_difference."""
+    """`pair_scores` of every seed's judgements, averaged over seeds: one row per pair, score and tokens_difference."""
     pairs = pd.concat([pair_scores(frame) for frame in frames]).groupby(PAIR, as_index=False, dropna=False)
     return pairs[["score", "tokens_difference"]].mean()
 
 
 def contradictions(frames: list[pd.DataFrame]) -> float:
-    """Share, of pairs with both judgements, of those that the policy wins in one order and loses in the other."""
+    """Of the pairs with both judgements, the share that the policy wins in one order and loses in the other."""
     scores = pd.concat([frame.groupby(PAIR, dropna=False)["score"].agg(["count", "min", "max"]) for frame in frames])
     both = scores[scores["count"] == 2]
     return float((both["max"] - both["min"] == 1).mean())
@@ -51,7 +50,7 @@ def win_rates_table(form: dict, artifacts: dict[str, Path]) -> Table:
 
     `mean` is over pairs, each the mean of its two orders; `se` is SD/√n over the n pairs. `contradictions` is the share
     of pairs won in one order and lost in the other, `failures` counts judgements that the judge did not give. `kl` and
-    `opponent_kl` say how far from the reference each side went for it (nats).
+    `opponent_kl` say how far each side went from the reference (nats).
     """
     table = Table()
     for entry in form["rows"]:
@@ -83,7 +82,7 @@ def win_rates_table(form: dict, artifacts: dict[str, Path]) -> Table:
 def length_bias_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """Win rates (mean ± SE over n pairs) by how much longer the policy's completion is than the opponent's.
 
-    `edges`, in tokens, bound "about as long"; of several seeds it is the mean difference.
+    `edges`, in tokens, bound "about as long"; with several seeds the mean difference counts.
     """
     table = Table()
     for entry in form["rows"]:
@@ -102,18 +101,18 @@ def length_bias_table(form: dict, artifacts: dict[str, Path]) -> Table:
 
 
 def users_of_experts(weights: pd.DataFrame, order: list[int]) -> pd.DataFrame:
-    """One row a user: style, the user's style, and q0 to qK−1, mean weights over the user's prompts in `order`."""
+    """One row per user: style, the user's style, and q0 to qK−1, mean weights over the user's prompts in `order`."""
     q = {f"q{head}": weights[f"w{k}"] for head, k in enumerate(order)}
     users = weights[["user"]].assign(style=weights["style"], **q)
     return users.groupby(["user", "style"]).mean().reset_index()
 
 
 def users_table(form: dict, artifacts: dict[str, Path]) -> Table:
-    """Does the gate send users of a style to an expert of their own? A user's expert is the one of largest mean weight.
+    """Does the gate send each style's users to an expert of that style? A user's expert has the largest mean weight.
 
-    `mean` of the users is the share at their style's expert, experts matched to styles at best, its SE √(p(1 − p)/n),
-    beside what shuffled styles give: mean and 95 % quantile. A style's `expert` is the one that most of its users go
-    to, and `mean` their share, experts of further seeds matched to the first's. The last row is of the preferences.
+    `mean` of the users is the share at their style's expert (best matching), its SE √(p(1 − p)/n), beside what shuffled
+    styles give: mean and 95 % quantile. A style's `expert` is the one that most of its users go
+    to, and `mean` their share, experts of further seeds matched to the first's. The last row is about the preferences.
     """
     table = Table()
     for entry in form["rows"]:
@@ -150,8 +149,8 @@ def users_table(form: dict, artifacts: dict[str, Path]) -> Table:
 
 
 def sent(form: dict, artifacts: dict[str, Path], method: str) -> dict:
-    """Of a method's seeds: users at their expert, largest weights and triplets, each with mean and n; and `shares`, of
-    the users of every style (rows) those who go to every expert (columns)."""
+    """Over a method's seeds: users at their expert, largest weights and triplets, each with mean and n; and `shares`,
+    how each style's users (rows) are divided among the experts (columns)."""
     rng, shares, shuffles = np.random.default_rng(form["seed"]), [], []
     recovered, largest, chosen = [], [], []
     for policy, order in head_order(artifacts, method).items():

@@ -47,7 +47,7 @@ def _files(root: Path) -> dict[str, str]:
 
 
 def verify(manifest: Path) -> dict:
-    """Read a manifest and check the files that it names; `Corrupt` tells the first that does not match."""
+    """Read a manifest and check the files that it names; `Corrupt` names the first that does not match."""
     try:
         content = json.loads(manifest.read_text())
         expected = content["files"]
@@ -60,7 +60,7 @@ def verify(manifest: Path) -> dict:
 
 
 def remake(manifest: Path) -> str:
-    """What to type to have an artifact made again; without its manifest what is left would be taken for a person's."""
+    """What to type to have an artifact made again; files left without a manifest would be taken for a person's."""
     files = manifest.parent if _owns_folder(manifest) else manifest.with_suffix("").with_suffix(".*")
     return f"delete {files} and run again"
 
@@ -126,7 +126,7 @@ def _copy(file: Path, to: Path, root: Path = Path()) -> None:
 
 
 def there(manifest: Path, *, stage: str, spec: dict, code: str, inputs: Mapping[str, Path]) -> bool:
-    """Whether just this work lies finished; its manifest is put back if Snakemake deleted it. Checks `inputs`."""
+    """Whether exactly this work is finished; its manifest is put back if Snakemake deleted it. Checks `inputs`."""
     content = _said(manifest) or _said(KEPT / label(manifest))
     work = {"stage": stage, "spec": spec, "code": code}
     if work != {key: content.get(key) for key in work} or content.get("inputs") != digests(inputs):
@@ -183,7 +183,7 @@ def publish(
 
     The resume folder is the same for the same work on the same `runtime` until that work is published. `inputs` maps
     names to manifests or plain files; their paths and `manifest` are relative to `root`. Raises `UserError` if another
-    process writes the same artifact or a file is in the way that is not ours, `Corrupt` if an input does not match its
+    process writes the same artifact or a file that is not ours is in the way, `Corrupt` if an input does not match its
     manifest. A body that raises leaves what was there.
     """
     used = digests(inputs, root)
@@ -196,7 +196,7 @@ def publish(
             raise UserError(f"{root / manifest}: another process is writing it; wait for it or stop it first") from None
         staging = root / PRIVATE / "staging" / label(manifest)
         old = staging.with_name(f"{staging.name}.old")
-        if old.exists():  # killed between two renames: back to an empty place, or it was on its way out
+        if old.exists():  # killed between two renames: put it back if its place is empty, else it was on its way out
             with contextlib.suppress(OSError):
                 os.replace(old, (root / manifest).parent)
         _remove(old)
@@ -231,7 +231,7 @@ def _move(staging: Path, manifest: Path, files: Iterable[str], old: Path, root: 
     folder.mkdir(exist_ok=True)
     kept = root / KEPT / label(manifest)
     kept.parent.mkdir(exist_ok=True)
-    _copy(staging / manifest.name, kept, root)  # killed half-way, all are still ours
+    _copy(staging / manifest.name, kept, root)  # if killed half-way, all files are still known as ours
     for name in [*files, manifest.name]:
         durable.replace(staging / name, folder / name)
     kept.unlink()

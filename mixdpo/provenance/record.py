@@ -22,10 +22,10 @@ def git(*arguments: str) -> str:
 def facts(runtime: Mapping, start: float) -> dict:
     """What varies from run to run of the same work: times (s), memory (MiB), machine, versions, commit.
 
-    `seconds` are those of the clock since `start`; `cpu_seconds` the processor's, user and system, of this process
-    since it began and of the children that it waited for.
+    `seconds` is wall time since `start`. `cpu_seconds` is processor time, user and system, of this process since it
+    began and of the children that it waited for.
 
-    `dirty` tells whether the code (not a table in Git, nor a text) differs from the commit; both are None outside Git.
+    `dirty` tells whether the code (tables and texts apart) differs from `commit`; both are None outside Git.
     """
 
     def installed(name: str) -> str | None:

@@ -26,7 +26,7 @@ from mixdpo.run.stages import STAGES
 LISTED = 3
 """Artifacts that a sentence names before it counts the others."""
 CHANGED = " is not what it was when it went into"
-OTHER_SETTINGS = "the page lists the settings that differ from the paper's; other ones do than when it made"
+OTHER_SETTINGS = "the settings that differ from the paper's changed since the page listed them in"
 RESTORE = "restore it from Git, or delete the files of the table and run snakemake"
 
 
@@ -86,7 +86,7 @@ def sources(table: dict, manifest: Path, row: str, column: str) -> list[str]:
 
 
 def remade(stage: str, table: str, inputs: dict[str, str], out: Path) -> None:
-    """Make a table again in the folder `out` by the function that made it; of a figure only its csv.
+    """Make a table again in the folder `out`, by the function that made it; of a figure, only its csv.
 
     `inputs` are those of `graph.table_inputs`, and run records.
     """
@@ -116,15 +116,15 @@ def difference(found: Path, expected: Path) -> str | None:
 
 
 Fault = tuple[str, str]
-"""What is wrong, and what to do about it; the artifacts that it is wrong with are named between the two."""
+"""What is wrong, and what to do about it; the artifacts concerned are named between the two."""
 
 
 def audit(config: dict, tables: dict[str, dict]) -> tuple[list[str], str]:
     """The faults of a run, one sentence each, causes before what follows from them; and a summary of one line.
 
-    Every artifact of the run, of a further target that was made here, and every other that their manifests name is held
-    against its files, what it was made from, today's configuration and code, and its run record. Tables, and the csv of
-    figures, are made again. What rests on a faulty artifact is no fault of its own.
+    Every artifact of the run, of each further target that was made here, and every other that their manifests name is
+    compared with its files, its inputs, today's configuration and code, and its run record. Tables, and the csv of
+    figures, are made again. What merely rests on a faulty artifact is no further fault.
     """
     further = {n: t["target"] for n, t in tables.items() if "target" in t and Path(printed(config, n)).is_file()}
     here = sorted(target for target in {*further.values()} if made_here(config, tables, target))
@@ -161,7 +161,7 @@ def audit(config: dict, tables: dict[str, dict]) -> tuple[list[str], str]:
     faults = {fault: artifacts for fault, artifacts in faults.items() if not follows(fault, faults, chain)}
     if not faults:
         unknown = sum(facts(path)["commit"] is None for path in chain)
-        outside = f" ({unknown} made outside Git, of which no commit is known)" if unknown else ""
+        outside = f" ({unknown} made outside Git, so that their commit is unknown)" if unknown else ""
         return [], f"{len(chain)} artifacts{outside}, {compared} tables and figures, {cells} cells: all match{aside}"
     sentences = [sentence(what, artifacts, remedy) for (what, remedy), artifacts in faults.items()]
     count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
@@ -213,13 +213,13 @@ def changed_inputs(manifest: str) -> Iterator[Fault]:
     for source, digest in read(manifest)["inputs"].items():
         if not Path(source).is_file():
             if not is_manifest(source):
-                yield f"{source} is missing, from which were made", "restore it"
+                yield f"{source} is missing, and these were made from it", "restore it"
         elif sha256(Path(source)) != digest:
             yield f"{source}{CHANGED}", "run snakemake"
 
 
 def follows(fault: Fault, faults: Collection[Fault], chain: dict[str, dict]) -> bool:
-    """Whether a changed input was made from a changed input, or the page lists settings of which other faults tell."""
+    """Whether a fault follows from another: a changed input behind this one, or settings that other faults name."""
     if fault[0] == OTHER_SETTINGS:
         return len(faults) > 1
     changed = {what.removesuffix(CHANGED) for what, _ in faults if what.endswith(CHANGED)}
@@ -232,13 +232,13 @@ def follows(fault: Fault, faults: Collection[Fault], chain: dict[str, dict]) -> 
 
 
 def reconfigured(manifest: str, today: tuple[str, dict] | None) -> Iterator[Fault]:
-    """Keys of an artifact's spec that are not what `today`, its stage and spec by the configuration, says."""
+    """Keys of an artifact's spec that differ from `today`, its stage and spec by the configuration."""
     if today is None:
         return
     content, (stage, spec) = read(manifest), today
     now, then = flat(json.loads(json.dumps(spec))), flat(content["spec"])
     if content["stage"] != stage:
-        yield f"made by stage {content['stage']}, which the configuration gives to {stage}", "run snakemake"
+        yield f"made by stage {content['stage']}, where the configuration names stage {stage}", "run snakemake"
     for key in sorted(now.keys() | then.keys()):
         if key == "differences" and now[key] != then.get(key):
             yield OTHER_SETTINGS, "run snakemake"
@@ -255,15 +255,15 @@ def flat(spec: object, key: str = "") -> dict[str, object]:
 
 
 def other_inputs(manifest: str, expected: dict[str, str]) -> list[Fault]:
-    """Inputs that a table has and should not have, or the reverse; run records come and go, what is missing is told."""
+    """Inputs that a table has and should not have, or the reverse; run records come and go, and missing files have a fault."""
     found = {path for path in read(manifest)["inputs"] if not is_record(path)}
     other = sorted(path for path in found ^ set(expected.values()) if Path(path).is_file())
     told = {path: f"{path} is {'no' if path in found else 'an'} input by today's configuration" for path in other}
-    return [(f"{told[path]}, which is not so of", "run snakemake") for path in other]
+    return [(f"{told[path]}, unlike when these were made", "run snakemake") for path in other]
 
 
 def unrecorded(manifest: str) -> Iterator[Fault]:
-    """An artifact that was made by nobody knows whom, or with code that is not in Git."""
+    """An artifact without a run record, or made with code that is not in Git."""
     record = facts(manifest)
     if record is None:
         yield "no run record", "delete their files and run snakemake"
@@ -362,7 +362,7 @@ def cell(cells: pd.DataFrame, labels: list[str], where: str) -> pd.DataFrame:
     for key in keys:
         if cells[key].nunique() > 1:
             options = ", ".join(cells[key].unique())
-            raise UserError(f"{where}: expected one {key} more, from {options}, found {' '.join(labels)}; add it")
+            raise UserError(f"{where}: expected a {key} too, one of {options}, found {' '.join(labels)}; add it")
     return cells[keys + shown]
 
 

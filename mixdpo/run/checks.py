@@ -36,11 +36,11 @@ RESERVED = (
 )
 """Names that no method may have: a stage takes policies by the names of their methods, beside arguments of its own."""
 JUDGE_KEYS = {field.name for field in fields(Judge)}
-"""Keys of the section judge; others are sections of judges of one's own."""
+"""Keys of the section judge; any other key is the section of a judge of your own."""
 
 
 def validate(config: dict) -> None:
-    """What settings can't check in a complete configuration: sections that must fit each other, files that must exist.
+    """What settings can't check in a complete configuration: sections must fit each other, and files must exist.
 
     Raises `UserError`, one line for the first fault: the key, what was expected, what was found.
     """
@@ -95,7 +95,7 @@ def _check_positions(config: dict) -> None:
 
 
 def _check_rewards(config: dict, name: str) -> None:
-    """Rewards must be registered, and domains have reviews."""
+    """Rewards must be registered, and domains must have reviews."""
     experiment, reviews = config["experiments"][name], config["assets"]["reviews"]
     others = experiment.get("other_definitions", {})
     for key, rewards in ("rewards", experiment["rewards"]), ("other_definitions", others.values()):
@@ -113,7 +113,7 @@ def _check_rewards(config: dict, name: str) -> None:
 
 
 def local_paths(config: dict) -> Iterator[tuple[str, str | None]]:
-    """Keys that name a file or folder of this machine, and what they name, of the sources that are in use."""
+    """Keys that name a file or folder of this machine, with what they name, for the sources in use."""
     sections = {f"assets.{asset}": section for asset, section in config["assets"].items()}
     sections |= {f"experiments.{name}.base": e["base"] for name, e in present(config).items() if "base" in e}
     for key, section in sections.items():
@@ -128,7 +128,7 @@ def local_paths(config: dict) -> Iterator[tuple[str, str | None]]:
 
 
 def _check_users(config: dict, name: str) -> None:
-    """What users ask and answer must fit into the base model, and opponents and overrides be known."""
+    """Prompts and responses of users must fit into the base model, and opponents must be known."""
     experiment, key = config["experiments"][name], f"experiments.{name}"
     if experiment["domains"] != ["instruction"]:
         raise UserError(
@@ -219,7 +219,7 @@ def _check_judged(config: dict, table: dict, where: str) -> None:
             raise UserError(f"judge.opponents: expected no {row['policy']}, whose win rates {where} prints; delete it")
         if row.get("decoding", "token") not in ("token", "sparse"):
             raise UserError(
-                f"{where}: expected decoding token or sparse of win rates, found {row['decoding']}; correct it"
+                f"{where}: expected the decoding token or sparse for win rates, found {row['decoding']}; correct it"
             )
     if "styles" in table:
         found = config["experiments"][table["experiment"]]["users"]["styles"]
@@ -244,7 +244,7 @@ def _check_row(config: dict, name: str, method: str, decoding: str, where: str, 
 
 
 TESTS = {"greater": (), "less": (), "equal": ("target", "margin"), "none": ()}
-"""Direction of a claim → the keys that its row needs; `none` is a claim that no run here tests."""
+"""Direction of a claim → the keys that its row needs; `none` marks a claim that no run tests."""
 
 
 def _check_claim(config: dict, row: dict, where: str) -> None:
@@ -292,12 +292,12 @@ def _check_experts(config: dict, table: dict, experiment: str, method: str, wher
         )
     if table["kind"] == "posteriors" and heads < 2:
         raise UserError(
-            f"policies.methods.{method}.experts.heads: expected at least 2, whose parameters {where} draws, found "
+            f"policies.methods.{method}.experts.heads: expected at least 2, since {where} draws their parameters, found "
             f"{heads}; raise it"
         )
     if table["kind"] in ("posteriors", "words", "tasks", "user_map") and not 2 <= experts <= 4:
         raise UserError(
-            f"policies.methods.{method}: expected 2 to 4 experts, which {where} can draw, found {experts}; change it"
+            f"policies.methods.{method}: expected 2 to 4 experts, as many as {where} can draw, found {experts}; change it"
         )
 
 

@@ -15,7 +15,7 @@ from mixdpo.run.yaml import read, shipped
 def configuration(run: str = "", overlay: str = "") -> dict:
     """config.yaml and config/methods/, merged with an overlay as Snakemake merges them, and completed.
 
-    The overlay is the file `overlay`, that of config/ with `run`, or none. Raises `UserError` if there is no such run.
+    The overlay is the file `overlay`, else the one in config/ that names `run`, else none. Raises `UserError` if there is no such run.
     """
     base, overlays = shipped(), [{}, *(read(path) for path in sorted(Path("config").glob("*.yaml")))]
     if overlay:
@@ -40,7 +40,7 @@ def has_users(config: dict, experiment: str) -> bool:
 
 
 def asset_files(config: dict, asset: str) -> dict[str, str]:
-    """Local files that the asset is made from, by input name: what a job must wait for and be redone after."""
+    """Local files that the asset is made from, by input name: a job waits for them and is run again when they change."""
     section = config["assets"][asset]
     if section["source"] != "local":
         return {}
@@ -71,7 +71,7 @@ def reward_model_files(config: dict) -> dict[str, str]:
 
 
 def asset_stage(config: dict, asset: str) -> str:
-    """The stage that makes an asset: the embedded world has its own, so that its grammar is no part of other runs."""
+    """The stage that makes an asset: the embedded world has its own stages, so that its grammar is no part of other runs."""
     return f"embedded_{asset}" if config["assets"][asset]["source"] == "embedded" else asset
 
 
@@ -163,7 +163,7 @@ def policies_of(config: dict, method: str) -> list[str]:
 
 def published(folder: Path, config: dict) -> dict[str, dict]:
     """The paper as data: the tables of `folder` by name, without those of experiments that the run leaves out, and
-    without that of the rewards if nothing is preferred by them. Raises `UserError` if a file's name is no table's."""
+    without the validity of rewards if no experiment has any. Raises `UserError` if a file's name is no table's."""
     paths = sorted(folder.glob("*.yaml"))
     for path in paths:
         if not re.fullmatch(TABLE_NAME, path.stem):

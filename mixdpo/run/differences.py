@@ -1,4 +1,4 @@
-"""In which settings the artifacts of a run differ from those of another configuration."""
+"""The settings in which the artifacts of a run differ from those of another configuration."""
 
 from collections import defaultdict
 

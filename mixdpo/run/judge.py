@@ -63,17 +63,17 @@ class LlmJudge(Section):
     max_tokens: Count = 200
     """Longest answer, in tokens."""
     timeout: Positive = 60.0
-    """Seconds until an answer is given up."""
+    """Seconds to wait for an answer."""
     attempts: Count = 5
-    """Requests for a question at most."""
+    """At most this many requests for one question."""
     first_wait: NonNegative = 1.0
-    """Seconds before the second request; doubles."""
+    """Seconds before the second request; each further wait doubles."""
     parallel: Count = 8
-    """Requests at one time."""
+    """Requests at the same time."""
     max_failed_share: Share = 0.05
-    """More failures than this stop the job."""
+    """A larger share of failures stops the job."""
     cache: Text = ".mixdpo/judge"
-    """Folder of the answers, by content."""
+    """Folder in which answers are kept, by their question."""
 
 
 @dataclass(frozen=True, config=CONFIG | {"extra": "allow"})
@@ -92,7 +92,7 @@ class Judge(Section):
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, given: Any) -> Any:
-        """Other keys are sections of judges of your own."""
+        """Any other key is the section of a judge of your own."""
         if isinstance(given, dict):
             own = {key: section for key, section in given.items() if key not in cls.__pydantic_fields__}
             wrong = [key for key, section in own.items() if not isinstance(section, dict)]

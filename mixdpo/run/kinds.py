@@ -25,8 +25,8 @@ def within(artifacts: dict[str, Path], experiment: str | None) -> dict[str, Path
 class Kind:
     """What makes a kind of table or figure: `function` of `module`, from its published form and its artifacts.
 
-    It reads what the stages in `policies` made of each of its policies, those in `experiments` of each experiment,
-    those in `run` of the run, and the run records beside these if `records`. `statistic` says what its numbers are.
+    It reads what the stages in `policies` made for each of its policies, those in `experiments` for each experiment and
+    those in `run` for the run, with their run records if `records`. `statistic` says what its numbers are.
     """
 
     module: str

@@ -11,7 +11,7 @@ from pathlib import Path
 from mixdpo.errors import UserError
 
 PUBLISHED = Path("mixdpo/paper/published")
-"""The paper as data: a file a table or figure."""
+"""The paper as data: one file per table or figure."""
 PLACES = {
     "reviews": "assets/reviews",
     "feedback": "assets/feedback",
@@ -149,5 +149,5 @@ def is_record(path: str) -> bool:
 
 
 def short(manifest: str) -> str:
-    """An artifact as it is spoken of: its folder, or the stem of its files."""
+    """The short name of an artifact: its folder, or the stem of its files."""
     return manifest.removesuffix("manifest.json").rstrip("./")

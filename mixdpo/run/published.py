@@ -8,7 +8,7 @@ from mixdpo.run.yaml import read
 def opened(published: Path, artifacts: dict[str, Path]) -> tuple[dict, dict[str, Path]]:
     """What a table or figure is made from: its form, and its artifacts without the other tables that the form names.
 
-    The form is resolved, and lists of `experiments` those alone that it has artifacts of.
+    The form is resolved, and its `experiments` are only those that it has artifacts of.
     """
     form = read(published)
     others = {name: read(artifacts[name]) for name in sources_of(form)}
@@ -25,7 +25,7 @@ def sources_of(table: dict) -> list[str]:
 
 
 def resolved(table: dict, tables: dict[str, dict]) -> dict:
-    """A table with the rows of those in `rows_of`, each once, or once a setting that touches it; and with `cells`.
+    """A table with the rows of those in `rows_of`, each once, or once for each setting that touches it; and `cells`.
 
     `cells` are the published values of its sources: (experiment, policy, decoding, column) → mean, se and where.
     """

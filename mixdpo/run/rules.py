@@ -44,8 +44,8 @@ def made_from(config: dict, tables: dict[str, dict], stage: str) -> Callable[[Ma
 def work(config: dict, tables: dict[str, dict], stage: str) -> dict[str, str | Callable[[Mapping], str]]:
     """The params of a rule: the stage that its jobs run, their slice of the configuration as JSON, their code.
 
-    A job is run again when one of these changes, so the functions take wildcards alone: Snakemake does not compare
-    what else depends on inputs or outputs.
+    A job is run again when one of these changes, so the functions take only wildcards: Snakemake does not
+    compare params that depend on inputs or outputs.
     """
     where = pattern(config["run"], stage)
 

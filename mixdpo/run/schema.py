@@ -15,9 +15,9 @@ INTRODUCTION = f"""\
 # Settings
 
 Every key of the configuration: what it may be, its default, its meaning. Equations, sections and appendices are the
-paper's. `config.yaml` has what one changes, `config/methods/` the methods, and an overlay (`--configfile`) changes what
-it names; all other keys have the defaults below. NAME stands for a name of yours, of lower-case letters, digits and
-underscores; N for a place in a list, from 0.
+paper's; "Ours" marks a key that the paper does not name. `config.yaml` has what is changed most, `config/methods/` the
+methods, and an overlay (`--configfile`) changes what it names; all other keys have the defaults below. NAME stands for
+a name that you choose, in lower-case letters, digits and underscores; N for a place in a list, from 0.
 
 `{COMMAND}` writes this page from the settings in `mixdpo/method/` and `mixdpo/run/`.
 """

@@ -50,7 +50,7 @@ class Runtime(Section):
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     """Where tensors live."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of matrix products; weights are always fp32. auto: bf16 where the processor multiplies it natively, else fp32."""
+    """For matrix products; weights stay fp32. auto: bf16 where the processor multiplies it natively, else fp32."""
     threads: Count = 1
     """Threads of a training or sampling job. Their number changes the last bits of a result."""
 
@@ -109,14 +109,14 @@ class Validity(Section):
     n: Count = 400
     """Test reviews."""
     crop_words: Count = 40
-    """Words of a text of completion length."""
+    """Words of a crop, about as long as a completion."""
     seed: Seed = 7
     """Seed of every draw that the stage makes."""
 
 
 @settings
 class Rewards(Section):
-    """Checks of the rewards. Which rewards annotate is said under experiments."""
+    """Checks of the rewards. Which rewards annotate is set under experiments."""
 
     validity: Validity = Validity()
     """Does a reward measure what it is named for?"""
@@ -149,7 +149,7 @@ class GatePretraining(Section):
 
 
 def _over(defaults: dict, method: dict) -> dict:
-    """A method over the defaults, without their weights where it has weights of another kind."""
+    """A method over the defaults, whose weights are left out where the method has another kind."""
     weights = [section["weights"] for section in (defaults, method) if isinstance(section.get("weights"), dict)]
     if len({str(section["kind"]) for section in weights if "kind" in section}) == 2:
         defaults = {key: value for key, value in defaults.items() if key != "weights"}
@@ -161,7 +161,7 @@ class Policies(Section):
     """Preference optimisation."""
 
     defaults: changes(Method) = Field(default_factory=dict)
-    """What every method has unless it says otherwise: any keys of a method."""
+    """Any keys of a method; every method has these unless it says otherwise."""
     gate: GatePretraining = GatePretraining()
     """Pretraining of gates that start from the domains."""
     methods: Annotated[dict[Name, Method], Field(min_length=1)]
@@ -207,7 +207,7 @@ class Policies(Section):
 
 @settings
 class Evaluations(Section):
-    """Sampling of one completion for each test prompt from every policy."""
+    """Sampling: one completion of each test prompt by every policy and decoding."""
 
     prompts: Count = 800
     """Test prompts of an experiment."""
@@ -235,11 +235,11 @@ class Users(Section):
     responses: TwoOrMore = 3
     """Responses of each instruction, drawn by seed; every two of them are a pair."""
     disagreement_only: Flag = True
-    """Keep only the pairs that two styles order differently."""
+    """Keep only the pairs that at least two styles order differently."""
     max_prompt_tokens: Count = 28
     """Longer instructions are passed over."""
     max_tokens: Count = 72
-    """Longer responses, counted with their end, are passed over."""
+    """Longer responses are passed over; the end of text counts."""
     seed: Seed = 13
     """Seed of every draw that the stage makes."""
 
@@ -249,7 +249,7 @@ class OwnBase(Sparse):
     """A base model for one experiment."""
 
     source: Literal["local", "hub"]
-    """Which of the sections below is read; only that is given."""
+    """Which of the sections below is read; give only that one."""
     local: LocalModel | None = None
     """A local folder."""
     hub: HubModel | None = None
@@ -270,7 +270,7 @@ class Experiment(Sparse):
     """Which reviews are completed, and which rewards annotate the completions; or which users prefer."""
 
     domains: Names
-    """Domains of the reviews; of users: instruction."""
+    """Domains of the reviews; with users, instruction."""
     rewards: Names | None = None
     """Reward functions by name; each is a style of preference."""
     other_definitions: dict[Name, Name] | None = None
@@ -278,11 +278,11 @@ class Experiment(Sparse):
     users: Users | None = None
     """Users, in place of rewards."""
     base: OwnBase | None = None
-    """A base model of the experiment's own."""
+    """A base model for this experiment alone."""
     sft: changes(Sft, epochs=Natural) | None = None
-    """What differs from sft. Here epochs may be 0: the base model is the reference."""
+    """Keys that differ from sft. Here epochs may be 0: the base model is the reference."""
     evaluations: changes(Evaluations) | None = None
-    """What differs from evaluations."""
+    """Keys that differ from evaluations."""
 
     @model_validator(mode="after")
     def _one_kind_of_preference(self) -> Self:
@@ -298,7 +298,7 @@ class Experiment(Sparse):
 
 @settings
 class Page(Section):
-    """The page of the run, with what it quotes drawn by seed."""
+    """The page of the run. What it quotes is drawn by seed."""
 
     prompts: UpToHundred = 12
     """Test prompts of each experiment whose completions by every policy are quoted."""

@@ -37,12 +37,12 @@ class LocalModel(Section):
     """A model in a local folder."""
 
     path: Text | None = None
-    """Folder in the library's own format."""
+    """Folder as transformers saves it, or spaCy for the pipeline."""
 
 
 @settings
 class HubModel(Section):
-    """A model repository of the hub."""
+    """A model repository on the hub."""
 
     repository: Repository
     revision: Revision
@@ -115,24 +115,24 @@ class LocalReviews(Section):
 
 @settings
 class ReviewDataset(Division):
-    """A dataset repository of the hub with reviews."""
+    """A dataset repository on the hub, with reviews."""
 
     repository: Repository
     revision: Revision
     hub_split: Text
-    """Its split to read."""
+    """Split to read."""
     domain: Name
     """Domain of all its reviews."""
     data_files: Text | None = None
-    """In repositories of plain files: which of them."""
+    """In a repository of plain files: which of them to read."""
     rows: Count | None = None
     """Read at most this many rows."""
     columns: dict[Text, Text] | None = None
     """Hub column → our column."""
     positive_from: Number | None = None
-    """Ratings from here on are labelled positive."""
+    """Ratings of this or more are labelled positive."""
     negative_to: Number | None = None
-    """Ratings up to here are labelled negative."""
+    """Ratings of this or less are labelled negative."""
 
     @model_validator(mode="after")
     def _both_ends(self) -> Self:
@@ -235,7 +235,7 @@ class TrainedClassifier(Section):
     reviews: Count = 8000
     """At most this many reviews, drawn by seed."""
     crop_words: Count = 20
-    """Words of the random crop in which each review is seen once more."""
+    """Each review is also seen as one random crop of this many words."""
     vocabulary: Count = 3000
     """Entries of the byte-level BPE."""
     layers: Count = 2
@@ -293,7 +293,7 @@ class EmbeddedFeedback(Section):
     responses: Annotated[int, Strict(), Field(ge=2), Whole] = 3
     """Responses to each."""
     test: Count = 400
-    """How many of the instructions are test."""
+    """How many of the instructions are kept for testing."""
     seed: Seed = 12
     """Seed of every draw that the stage makes."""
 
@@ -317,9 +317,9 @@ class HubFeedback(Sparse):
     repository: Repository = "openbmb/UltraFeedback"
     revision: Revision = "40b436560ca83a8dba36114c22ab3c66e43f6d5e"
     hub_split: Text = "train"
-    """Its split to read."""
+    """Split to read."""
     data_files: Text | None = None
-    """In repositories of plain files: which of them."""
+    """In a repository of plain files: which of them to read."""
     rows: Count | None = None
     """Read at most this many rows."""
     test_share: Share = 0.1
@@ -353,7 +353,7 @@ class TrainedPipeline(Section):
     train: Count = 2000
     """Gold documents to train on."""
     validation: Count = 200
-    """Gold documents for its scores."""
+    """Gold documents on which it is scored."""
     steps: Count = 500
     """Training steps."""
     width: Count = 64

@@ -1,4 +1,4 @@
-"""The project's own YAML files, in which a mapping can't say one key twice."""
+"""The project's YAML files, in which no mapping may have a key twice."""
 
 from pathlib import Path
 from typing import Any

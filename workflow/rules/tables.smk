@@ -2,7 +2,7 @@
 use rule light as tables with:
     input:
         unpack(made_from("tables")),
-    # A failed job leaves the printed files as they were; without a manifest of its own no rerun passes for done.
+    # A failed job leaves the printed files as they were; without their manifest, the rerun is not skipped.
     output:
         manifest=where("tables").manifest,
         csv=report(

@@ -32,7 +32,7 @@ def figures(out: Path, spec: dict, *, runtime: Runtime, resume: Path, published:
 
 
 def drawn(published: Path, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFrame]:
-    """The figure that `published` describes, and its numbers, a row a number that is drawn."""
+    """The figure that `published` describes, and its numbers: one row per number drawn."""
     scored.cache_clear()  # an audit draws many figures in one process, and its files are to be read anew
     form, folders = opened(published, artifacts)
     return KINDS[form["kind"]].make(form, folders)

@@ -13,13 +13,13 @@ from mixdpo.paper.figures.style import across, letter
 from mixdpo.paper.figures.tasks import prompt_weights
 
 RANGE = 0.5
-"""Shares that differ by this much or more have the full colour, in every run."""
+"""Shares that differ by this much or more have full colour, in every run."""
 
 
 def confusion_matrix(weights: pd.DataFrame, domains: Sequence[str]) -> tuple[np.ndarray, pd.Series]:
     """Prompts of each domain (rows) by the domain whose expert weighs most (columns), over all seeds: (D, D).
 
-    Expert k stands for domain k. The second value is the share of seeds that is right, of every prompt.
+    Expert k stands for domain k. The second value is, for every prompt, the share of seeds that are right.
     """
     truth = weights["domain"].map(domains.index).to_numpy()
     chosen = weights[[f"w{k}" for k in range(len(domains))]].to_numpy().argmax(axis=1)
@@ -55,7 +55,7 @@ def confusion(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataF
 
 
 def cells(panel: int, series: str, domains, share, accuracy: float, se: float, counts=None) -> list[dict]:
-    """One row a cell: x is the domain of the chosen expert, y that of the prompt."""
+    """One row per cell: x is the domain of the chosen expert, y that of the prompt."""
     return [
         {
             "panel": letter(panel),

@@ -20,7 +20,7 @@ MARGIN = "#CFCFCF"
 LINE = 8.2
 """Points from line to line."""
 LABELS = 0.37
-"""Share of the figure's width that the labels take."""
+"""Share of the figure's width for the labels."""
 PARTS = {"sigma": "Difference in σ (SD of the baseline's scores)", "share": "Share, or difference of shares"}
 
 
@@ -80,7 +80,7 @@ def lines_of(table: dict, cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_claims(axis: Axes, claims: pd.DataFrame, part: str, limits: tuple[float, float]) -> None:
-    """A line a claim below the name of its group, on the scale of `limits`."""
+    """A line per claim below the name of its group, on the scale of `limits`."""
     y, ticks = 0, []
     for i, (group, own) in enumerate(claims.groupby("group", sort=False)):
         if i % 2 == 0:

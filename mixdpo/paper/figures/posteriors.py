@@ -31,7 +31,7 @@ def posterior_curves(table: dict, artifacts: dict[str, Path], labels: Sequence[s
     """Mean over seeds of the responsibilities of the minibatches' triplets, and the window of their rolling mean.
 
     A point is the mean of the last `table["smoothing"]` of the run's steps, without minibatches that lack the label,
-    and starts when the window is full. Columns head, label, x (step), y, sd over seeds, seeds.
+    and the curve starts when the window is full. Columns head, label, x (step), y, sd over seeds, seeds.
     """
     method, frames = table["rows"][0]["policy"], []
     orders = head_order(artifacts, method)
@@ -60,7 +60,7 @@ def draw_curve(axis: Axes, line: pd.DataFrame, colour: str, style: str) -> None:
 
 
 def draw_styles(figure: SubFigure, points: pd.DataFrame, window: int, published: Sequence[float]) -> None:
-    """A panel a style, a line a head, 1/K, and the paper's last values. If styles do not matter, all panels look alike."""
+    """A panel per style, a line per head, 1/K, and the paper's last values. If styles do not matter, panels look alike."""
     heads, styles = points["head"].nunique(), points["label"].unique()
     axes = figure.subplots(1, len(styles), sharey=True, squeeze=False)[0]
     for panel, (style, axis) in enumerate(zip(styles, axes)):
@@ -85,14 +85,14 @@ def draw_styles(figure: SubFigure, points: pd.DataFrame, window: int, published:
 
 
 def head_map(differences: np.ndarray, table: dict) -> pd.DataFrame:
-    """t-SNE of the `moved_rows` of every head. One row a point: head, token (its id), x, y.
+    """t-SNE of the `moved_rows` of every head. One row per point: head, token (its id), x, y.
 
     `differences` is (K, V, d), heads as they are shown.
     """
     tokens = moved_rows(differences, table["rows_per_head"])
     rows = differences[:, tokens].reshape(-1, differences.shape[2])
     perplexity = min(table["perplexity"], (len(rows) - 1) / 3)
-    with threadpool_limits(1):  # the threads change the last bits, and t-SNE makes much of them
+    with threadpool_limits(1):  # the threads change the last bits, and t-SNE amplifies them
         places = TSNE(perplexity=perplexity, init="pca", random_state=table["seed"]).fit_transform(rows)
     head = np.repeat(np.arange(len(differences)), len(tokens))
     return pd.DataFrame(

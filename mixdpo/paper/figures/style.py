@@ -19,10 +19,10 @@ HEAD_COLOURS = ("#0072B2", "#C75000", "#007D5C", "#7A3E9D")
 HEAD_MARKERS = ("o", "^", "s", "D")
 HEAD_LINES = ("-", "--", "-.", ":")
 LABEL_COLOURS = ("#B87200", "#000000", "#B0467F", "#2A7FBF")
-"""Of styles or domains, in the order of the yaml."""
+"""For styles or domains, in the order of the YAML file."""
 LABEL_LINES = ("-", "--", "-.", ":")
 LABEL_MARKERS = ("v", "P", "X", "p")
-"""None is a head's."""
+"""For styles or domains; no head has any of these."""
 GREY = "#6E6E6E"
 WIDTH = 7.0
 """Inches, of every figure: the text width of a two-column page."""

@@ -24,7 +24,7 @@ from mixdpo.paper.scores import head_order
 
 
 def prompt_weights(artifacts: dict[str, Path], method: str, orders: dict[str, list[int]] | None = None) -> pd.DataFrame:
-    """Mixture weights of the test prompts, one row a prompt and seed: prompt_id, domain, w0 to wK−1 in head order."""
+    """Mixture weights of the test prompts, one row per prompt and seed: prompt_id, domain, w0 to wK−1 in head order."""
     frames = []
     for policy, folder in folders(artifacts, "completions", method).items():
         frame = pd.read_parquet(folder / "weights.parquet")
@@ -52,7 +52,7 @@ def mean_weights(weights: pd.DataFrame, domains: list[str], shown: list[int]) ->
 
 
 def draw_means(axis: Axes, means: pd.DataFrame, domains: list[str], experts: int) -> None:
-    """A point a domain with its interval and its value."""
+    """A point per domain with its interval and its value."""
     for i, domain in enumerate(domains):
         line = means[means["x"] == domain].iloc[0]
         look = {"color": LABEL_COLOURS[i], "marker": LABEL_MARKERS[i], "markersize": 5, "capsize": 3}

@@ -1,4 +1,4 @@
-"""The poster's figure: users by what the experts give them."""
+"""The poster's figure: users by their reward differences under the experts."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from mixdpo.paper.figures.style import LABEL_COLOURS, LABEL_MARKERS, across, fol
 
 
 def user_rewards(responsibilities: pd.DataFrame) -> pd.DataFrame:
-    """One row a user: user, style, triplets (how many), margin0 to marginK−1, means over the triplets."""
+    """One row per user: user, style, triplets (how many), margin0 to marginK−1, means over the triplets."""
     margins = responsibilities.filter(regex="^margin[0-9]+$")
     users = responsibilities[["user", "style"]].join(margins).groupby(["user", "style"])
     return pd.concat([users.size().rename("triplets"), users.mean()], axis=1).reset_index()

@@ -20,7 +20,7 @@ from mixdpo.paper.scores import head_order
 
 LETTERS = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
 WORD = re.compile(rf"(?<![\w\ufffd\xad-]){LETTERS}(?!['’]?[\w\ufffd\xad-])")
-"""Letters, with apostrophes and hyphens inside, that nothing but space and punctuation stands beside."""
+"""Letters, with apostrophes and hyphens inside, between spaces or punctuation."""
 POINTS = 3.6
 """Type size for each unit of z, within SMALLEST and LARGEST."""
 SMALLEST, LARGEST = 6.0, 18.0
@@ -29,7 +29,7 @@ GAP = 5.0
 
 
 def words_of(prompt: str, completion: str) -> set[str]:
-    """Words of at least three letters as written, but those that the prompt begins or the end of the text may cut."""
+    """Words of at least three letters as written, except those that the prompt began or the end of the text may cut."""
     text = prompt + completion
     found = (m for m in WORD.finditer(text) if m.start() >= len(prompt) and m.end() < len(text))
     return {m.group().replace("’", "'") for m in found if len(m.group()) >= 3}
