@@ -127,7 +127,8 @@ def audit(config: dict, tables: dict[str, dict]) -> tuple[list[str], str]:
     the csv of figures, are made again. What rests on a faulty artifact is no fault of its own.
     """
     made = {t["target"] for name, t in tables.items() if "target" in t and Path(printed(config, name)).is_file()}
-    wanted = list(dict.fromkeys(path for target in ("all", *sorted(made)) for path in targets(config, tables, target)))
+    ways = {target: targets(config, tables, target) for target in ("all", *sorted(made))}
+    wanted = list(dict.fromkeys(path for paths in ways.values() for path in paths))
     chain, faults = causes_first(wanted), dict[Fault, list[str]]()
     with ThreadPoolExecutor() as pool:  # hashing frees the interpreter
         corrupt = dict(zip(chain, tqdm(pool.map(corruption, chain), "files", len(chain), disable=None)))
@@ -160,9 +161,15 @@ def audit(config: dict, tables: dict[str, dict]) -> tuple[list[str], str]:
         unknown = sum(facts(path)["commit"] is None for path in chain)
         outside = f" ({unknown} made outside Git, of which no commit is known)" if unknown else ""
         return [], f"{len(chain)} artifacts{outside}, {compared} tables and figures, {cells} cells: all match"
-    sentences = [sentence(what, artifacts, remedy) for (what, remedy), artifacts in faults.items()]
+    sentences = [sentence(what, found, aimed(remedy, found, ways)) for (what, remedy), found in faults.items()]
     count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
     return sentences, f"{count}; {compared} of {len(names)} tables and figures made again and compared"
+
+
+def aimed(remedy: str, artifacts: list[str], ways: dict[str, list[str]]) -> str:
+    """A remedy that names the targets of `ways` which make these artifacts, where the default one makes not all."""
+    needed = {next((target for target, paths in ways.items() if path in paths), "all") for path in artifacts}
+    return remedy.replace("run snakemake", f"run snakemake {' '.join(sorted(needed))}") if needed - {"all"} else remedy
 
 
 def sentence(what: str, artifacts: list[str], remedy: str) -> str:
