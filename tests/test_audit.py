@@ -26,7 +26,7 @@ from mixdpo.paper.tables import tables as print_table
 from mixdpo.provenance.artifact import publish, sha256, write_json
 from mixdpo.provenance.fingerprint import fingerprint
 from mixdpo.run import audit as module
-from mixdpo.run.audit import audit, causes_first, explain, lineage, sources
+from mixdpo.run.audit import aimed, audit, causes_first, explain, lineage, sources
 from mixdpo.run.config import configuration, published
 from mixdpo.run.crate import write_crate
 from mixdpo.run.graph import TEXTS, job, table_inputs, targets
@@ -289,6 +289,13 @@ def test_a_table_that_only_git_brought_is_named_and_no_fault(run):
     Path("results/embedded/policies/multi_reward/mix_case1/seed0/manifest.json").write_text("{}")
     faults, summary = audit(config, tables)
     assert faults and "not audited" not in summary
+
+
+def test_the_remedy_names_the_target():
+    ways = {"all": ["a", "b"], "more": ["b", "c"]}
+    assert aimed("commit, then run snakemake", ["c"], ways) == "commit, then run snakemake more"
+    assert aimed("run snakemake", ["b", "c"], ways) == "run snakemake all more"
+    assert aimed("run snakemake", ["b", "elsewhere"], ways) == "run snakemake"
 
 
 def test_explain_a_cell(run):

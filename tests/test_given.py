@@ -126,11 +126,12 @@ def test_what_is_dropped_is_counted(tmp_path, model_folder, runtime):
     assert len(ends) == 1 and {len(set(train["prompt_ids"].map(tuple)))} == {6}
     written(file, [equal, long])
     with pytest.raises(
-        UserError, match=r"^my.jsonl: .* found 0 in 0 triplets, after dropping 1 with .* and 1 of more than 64"
+        UserError,
+        match=r"^my.jsonl: .* found 0 in the 0 kept of 2 triplets \(dropped: 1 .*, 1 of more than 64 tokens\)",
     ):
         own_preferences(tmp_path, spec, **how)
     written(file, rows())
-    with pytest.raises(UserError, match=r"of more than 5 tokens; give it more"):
+    with pytest.raises(UserError, match=r"of more than 5 tokens\); give it more"):
         own_preferences(tmp_path, spec | {"max_tokens": 5}, **how)
 
 
@@ -236,6 +237,8 @@ def test_recipes():
         ("--seed -1", "seed: expected a number ≥ 0, found -1"),
         ("--max-tokens 0", "max_tokens: expected a number ≥ 1, found 0; raise it"),
         ("", "out: expected a folder outside the model's ., found mine; name another"),
+        ("--out my.jsonl", "out: expected a folder, found my.jsonl, which is a file or lies below one; name another"),
+        ("--out my.jsonl/mine", "out: expected a folder, found my.jsonl/mine, which is a file or lies below one"),
         ("--model a/b/c", "model: expected a folder, NAME or NAME@COMMIT of the hub, found a/b/c"),
     ],
 )  # fmt: skip

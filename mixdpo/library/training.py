@@ -178,7 +178,9 @@ def check_numbers(validation_share: float, max_tokens: int | None, seed: int) ->
 
 
 def check_paths(out: Path, **given: Any) -> None:
-    """Raise `UserError` if `out` lies in the model, or what is `given` lies where `train` writes."""
+    """Raise `UserError` if `out` is a file or lies in the model, or what is `given` lies where `train` writes."""
+    if any(place.exists() and not place.is_dir() for place in (out, *out.parents)):
+        raise UserError(f"out: expected a folder, found {out}, which is a file or lies below one; name another")
     model = given["model"]
     if not is_loaded(model) and Path(model).is_dir() and out.resolve().is_relative_to(Path(model).resolve()):
         raise UserError(f"out: expected a folder outside the model's {model}, found {out}; name another")

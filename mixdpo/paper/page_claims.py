@@ -83,7 +83,7 @@ HEADLINES = (
     (
         {"case1_over_dpo": "all three rewards together"},
         "The mixture of Mix-DPO (Case 1)",
-        ("beats DPO", "", "does not beat DPO as the paper says", "may or may not beat DPO: the data are too few"),
+        ("beats DPO", "", "does not beat DPO, contrary to the paper", "may or may not beat DPO: the data are too few"),
     ),
     (
         {"heads_specialise": "the best head of a reward over the others"},
@@ -96,7 +96,7 @@ HEADLINES = (
         (
             "beats DPO on both domains",
             "beats DPO on one domain",
-            "does not beat DPO as the paper says",
+            "does not beat DPO, contrary to the paper",
             "may or may not beat DPO: the data are too few",
         ),
     ),

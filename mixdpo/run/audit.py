@@ -128,7 +128,8 @@ def audit(config: dict, tables: dict[str, dict]) -> tuple[list[str], str]:
     """
     further = {n: t["target"] for n, t in tables.items() if "target" in t and Path(printed(config, n)).is_file()}
     here = sorted(target for target in {*further.values()} if made_here(config, tables, target))
-    wanted = list(dict.fromkeys(path for target in ("all", *here) for path in targets(config, tables, target)))
+    ways = {target: targets(config, tables, target) for target in ("all", *here)}
+    wanted = list(dict.fromkeys(path for paths in ways.values() for path in paths))
     others = ", ".join(name for name, target in further.items() if target not in here)
     aside = f"; not audited, since no run here made them: {others}" if others else ""
     chain, faults = causes_first(wanted), dict[Fault, list[str]]()
@@ -163,7 +164,7 @@ def audit(config: dict, tables: dict[str, dict]) -> tuple[list[str], str]:
         unknown = sum(facts(path)["commit"] is None for path in chain)
         outside = f" ({unknown} made outside Git, so that their commit is unknown)" if unknown else ""
         return [], f"{len(chain)} artifacts{outside}, {compared} tables and figures, {cells} cells: all match{aside}"
-    sentences = [sentence(what, artifacts, remedy) for (what, remedy), artifacts in faults.items()]
+    sentences = [sentence(what, found, aimed(remedy, found, ways)) for (what, remedy), found in faults.items()]
     count = f"{len(faults)} fault{'s' * (len(faults) > 1)}"
     return sentences, f"{count}; {compared} of {len(names)} tables and figures made again and compared{aside}"
 
@@ -173,6 +174,12 @@ def made_here(config: dict, tables: dict[str, dict], target: str) -> bool:
     only = [parse(path) for path in {*targets(config, tables, target)} - {*targets(config, tables)}]
     results = [key.manifest for key in only if key.stage not in PRINTED]
     return not results or any(Path(path).is_file() for path in results)
+
+
+def aimed(remedy: str, artifacts: list[str], ways: dict[str, list[str]]) -> str:
+    """A remedy that names the targets of `ways` which make these artifacts, where the default one makes not all."""
+    needed = {next((target for target, paths in ways.items() if path in paths), "all") for path in artifacts}
+    return remedy.replace("run snakemake", f"run snakemake {' '.join(sorted(needed))}") if needed - {"all"} else remedy
 
 
 def sentence(what: str, artifacts: list[str], remedy: str) -> str:
