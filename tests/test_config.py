@@ -37,6 +37,12 @@ def test_configurations_are_those_that_snakemake_merges(monkeypatch):
         configuration("tiny")
 
 
+def test_a_run_that_is_no_name_is_one_line(tmp_path):
+    (tmp_path / "mine.yaml").write_text("run: [a]")
+    with pytest.raises(UserError, match=r"^run: expected string, found \['a'\]"):
+        configuration(overlay=str(tmp_path / "mine.yaml"))
+
+
 @pytest.mark.parametrize(
     "path", [*sorted((ROOT / "config").glob("*.yaml")), ROOT / "tests/tiny.yaml"], ids=lambda p: p.stem
 )

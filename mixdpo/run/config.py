@@ -22,7 +22,7 @@ def configuration(run: str = "", overlay: str = "") -> dict:
         if not Path(overlay).is_file():
             raise UserError(f"--configfile: expected a file, found no {overlay}; correct the path")
         overlays = [read(overlay)]
-    configs = {config.get("run", "embedded"): config for config in (merged(base, changes) for changes in overlays)}
+    configs = {str(config.get("run", "embedded")): config for config in (merged(base, changes) for changes in overlays)}
     wanted = run or next(iter(configs))
     if wanted not in configs:
         raise UserError(f"run: expected one of {', '.join(configs)}, found {wanted}; name its file by --configfile")
