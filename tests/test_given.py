@@ -241,7 +241,6 @@ def test_recipes():
         ("--seed -1", "seed: expected a number ≥ 0 and < 2³², found -1"),
         (f"--seed {2**64}", f"seed: expected a number ≥ 0 and < 2³², found {2**64}"),
         ("--threads -1", "threads: expected a number ≥ 1, found -1; raise it"),
-        ("--out my.jsonl", "out: expected a folder, found the file my.jsonl; name another"),
         ("--out my.jsonl/mine", "out: expected a folder, found the file my.jsonl; name another"),
         ("--tensorboard my.jsonl", "tensorboard: expected a folder, found the file my.jsonl; name another"),
         ("--max-tokens 0", "max_tokens: expected a number ≥ 1, found 0; raise it"),

@@ -39,7 +39,8 @@ The whole policy draws its tokens from {count} experts by their weights; this mo
 
 
 class TextPolicy:
-    """A policy and its tokenizer, from the folder of a policy, or a folder that `train` wrote. Loaded when first used."""
+    """A policy and its tokenizer, from the folder of a policy, or a folder that `train` wrote. Loaded when first
+    used."""
 
     def __init__(
         self, folder: Path | str, *, device: str = "auto", precision: str = "auto", threads: int | None = None

@@ -74,8 +74,8 @@ def train(
     positions, are dropped and counted.
 
     `out` gets reference/, preferences/, reference_log_probs/, policy/, experts.csv and experts.md, and given/ for
-    preferences from memory. Each is published whole: the same call continues after a kill, ends with the same bytes, and
-    does nothing when all is there. Other files in `out` stay: a file in one of these folders that `train` did not
+    preferences from memory. Each is published whole: the same call continues after a kill, ends with the same bytes,
+    and does nothing when all is there. Other files in `out` stay: a file in one of these folders that `train` did not
     write is refused before any work. Raises `UserError`, one line, for what can be mended.
     """
     if not str(out):
@@ -202,7 +202,8 @@ def check_paths(out: Path, **given: Any) -> None:
 
 @contextlib.contextmanager
 def events(folder: Path | str | None) -> Iterator[Callable[[dict], None]]:
-    """The function that `policies` calls with each row of its curve: it writes TensorBoard scalars to `folder`, if any."""
+    """The function that `policies` calls with each row of its curve: it writes TensorBoard scalars to `folder`, if
+    any."""
     if folder is None:
         yield lambda row: None
         return
