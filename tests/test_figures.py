@@ -24,6 +24,7 @@ from mixdpo.paper.figures.forest import forest
 from mixdpo.paper.figures.posteriors import head_map, posterior_curves, posteriors
 from mixdpo.paper.figures.style import GREY, WIDTH
 from mixdpo.paper.figures.tasks import tasks
+from mixdpo.paper.figures.users import user_map
 from mixdpo.paper.figures.words import best_styles, document_frequencies, flow, log_odds_z, words, words_of
 from mixdpo.paper.scores import learned_differences
 from mixdpo.run.config import methods_of
@@ -379,6 +380,19 @@ def test_files_are_the_same_bytes_twice(tmp_path, runtime, model_folder, moe, na
     assert b"CreationDate" not in first[f"{name}.pdf"] and b"Matplotlib" not in first[f"{name}.png"]
     numbers = pd.read_csv(tmp_path / "first" / f"{name}.csv")
     assert {"panel", "series"} <= set(numbers) and len(numbers)
+
+
+def test_users_are_drawn_by_the_styles_that_they_have(tmp_path):
+    """No user prefers honesty or truthfulness here; the panel is as wide as the figure lets it be."""
+    users = {"user": [0, 1, 2], "style": ["helpfulness", "helpfulness", "instruction_following"]}
+    users |= {"margin0": [0.0, 1.0, 0.5], "margin1": [0.0, 1.0, 0.2]}
+    pd.DataFrame(users).to_parquet(tmp_path / "responsibilities.parquet")
+    figure, _ = user_map(published("poster_figure"), {"policies:user_moe_case1/seed0": tmp_path})
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["Helpfulness", "Instruction following"]
+    assert axis.get_xlabel().endswith("% of variance)") and axis.get_ylabel().endswith("% of variance)")
+    figure.draw_without_rendering()
+    assert axis.get_tightbbox().x0 < 0.02 * figure.bbox.width
 
 
 def test_published_figures_are_known():

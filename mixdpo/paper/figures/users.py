@@ -30,7 +30,7 @@ def user_map(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFr
 
     A reward difference is β (log_ratio⁺ − log_ratio⁻) of an expert on a validation triplet of the user.
     """
-    lines = []
+    lines, known = [], {}
     figure = across(3.0)
     axes = figure.subplots(1, len(table["rows"]), squeeze=False)[0]
     for panel, (row, axis) in enumerate(zip(table["rows"], axes)):
@@ -39,18 +39,18 @@ def user_map(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFr
         places, explained = principal_components(users.filter(regex="^margin").to_numpy())
         users["x"], users["y"] = places.T
         for style, colour, marker in zip(table["styles"], LABEL_COLOURS, LABEL_MARKERS):
-            own, label = users[users["style"] == style], style.replace("_", " ").capitalize()
-            look = {"s": 26, "color": colour, "marker": marker, "linewidths": 0.4, "edgecolors": "white"}
-            axis.scatter(own["x"], own["y"], label=label, **look)
-        shares = 100 * explained
-        axis.set(xlabel=f"PC 1 ({shares[0]:.0f} % of variance)", ylabel=f"PC 2 ({shares[1]:.0f} %)")
-        axis.set_aspect("equal")
+            if len(own := users[users["style"] == style]):
+                look = {"s": 26, "color": colour, "marker": marker, "linewidths": 0.4, "edgecolors": "white"}
+                known[style] = axis.scatter(own["x"], own["y"], **look)
+        axis.set(**{f"{x}label": f"PC {i} ({100 * s:.0f} % of variance)" for i, x, s in zip((1, 2), "xy", explained)})
+        axis.set_aspect("equal", adjustable="datalim")  # the limits give way, so that the panels fill the width
         axis.locator_params(nbins=6, steps=[1, 2, 5, 10])
         if len(axes) > 1:
             axis.set_title(f"({letter(panel)}) {row['name']}")
         users["explained_x"], users["explained_y"] = explained
         lines.append(users.assign(panel=letter(panel), method=row["policy"]))
-    axes[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), handletextpad=0.2)
+    marks = {style.replace("_", " ").capitalize(): known[style] for style in table["styles"] if style in known}
+    axes[-1].legend(marks.values(), marks, loc="center left", bbox_to_anchor=(1.02, 0.5), handletextpad=0.2)
     numbers = pd.concat(lines, ignore_index=True).rename(columns={"style": "series"})
     first = ["panel", "series", "x", "y", "method", "user", "triplets", "explained_x", "explained_y"]
     return figure, numbers[[*first, *numbers.columns.difference(first)]]
