@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from matplotlib.colors import to_rgba
+from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
@@ -292,10 +293,10 @@ JUDGED = pd.DataFrame(
 )
 
 
-def drawn_forest(monkeypatch):
+def drawn_forest(monkeypatch, sigma=(-0.6, 0.6)):
     monkeypatch.setattr(forests, "judged", lambda table, rows, artifacts: JUDGED)
     groups = [{"name": "Joy", "claims": {"same": "as much", "gain": "more"}}]
-    return forest({"rows": CLAIMED, "groups": groups, "limits": {"sigma": [-0.6, 0.6], "share": [-0.1, 0.7]}}, {})
+    return forest({"rows": CLAIMED, "groups": groups, "limits": {"sigma": sigma, "share": [-0.1, 0.7]}}, {})
 
 
 def test_forest_draws_the_numbers_of_the_claims(monkeypatch):
@@ -322,6 +323,22 @@ def test_forest_draws_the_numbers_of_the_claims(monkeypatch):
         text.get_text() for text in figure.texts
     ]
     assert "+3.00" in texts and "Not tested (section 4): It is stable" in texts
+
+
+@pytest.mark.parametrize(
+    ("limits", "cut"),
+    [
+        ((-0.6, 0.6), []),
+        ((-0.6, 0.25), [(0.25, "margin"), (0.25, "#0072B2")]),  # margin −0.4 to 0.4, interval 0.1 to 0.3
+        ((-0.1, 0.6), [(-0.1, "margin"), (-0.1, "#404040")]),  # margin, and interval −0.2 to 0.12
+    ],
+)
+def test_forest_shows_what_is_cut_off(monkeypatch, limits, cut):
+    figure, _ = drawn_forest(monkeypatch, limits)
+    arrows = [line for line in figure.axes[0].lines if line.get_marker() in (CARETLEFTBASE, CARETRIGHTBASE)]
+    expected = [(place, forests.MARGIN if colour == "margin" else colour) for place, colour in cut]
+    assert [(line.get_xdata()[0], line.get_color()) for line in arrows] == expected
+    assert {line.get_marker() for line in arrows} <= {CARETRIGHTBASE if limits[1] < 0.6 else CARETLEFTBASE}
 
 
 def test_verdicts_differ_without_colour():

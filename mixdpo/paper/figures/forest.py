@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE
 from matplotlib.patches import Patch
 
 from mixdpo.paper.claims import judged
@@ -28,7 +29,8 @@ def forest(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFram
     """Every claim's effect with its 95 % interval, the published effect and the verdict, as the claims table has them.
 
     Claims about rewards are in σ, the SD of the baseline's scores, the others in shares. An effect beyond the
-    `limits` of the axis is an arrow with its value. Claims without a test are named below.
+    `limits` of the axis is an arrow with its value, and an interval or a margin that is cut off ends in one. Claims
+    without a test are named below.
     """
     claims = lines_of(table, judged(table, table["rows"], artifacts))
     tested = {part: claims[(claims["panel"] == letter(i))] for i, part in enumerate(PARTS)}
@@ -110,7 +112,9 @@ def draw_claim(axis: Axes, y: float, line: dict, part: str, limits: tuple[float,
     effect, low, high, published = (line[f"{name}_{part}"] for name in ("effect", "low", "high", "published"))
     marker, colour = VERDICTS[line["verdict"]]
     if not np.isnan(line["margin"]):
-        axis.barh(y, 2 * line["margin"], 0.8, line["target"] - line["margin"], color=MARGIN, linewidth=0, zorder=1)
+        ends = line["target"] - line["margin"], line["target"] + line["margin"]
+        axis.barh(y, ends[1] - ends[0], 0.8, ends[0], color=MARGIN, linewidth=0, zorder=1)
+        cut_off(axis, y, ends, limits, MARGIN, 0.8 * LINE)
     if outside(published, limits):
         point_out(axis, y, published, limits, "black", "white")
     elif not np.isnan(published):
@@ -119,6 +123,7 @@ def draw_claim(axis: Axes, y: float, line: dict, part: str, limits: tuple[float,
         point_out(axis, y, effect, limits, colour, colour)
         return
     axis.plot(np.clip([low, high], *limits), [y, y], color=colour, linewidth=1.4, solid_capstyle="butt", zorder=4)
+    cut_off(axis, y, (low, high), limits, colour, 4.5)
     size = {"markersize": 7, "markeredgewidth": 1.4} if marker == "|" else {"markersize": 5, "markeredgewidth": 0.4}
     edge = colour if marker == "|" else "white"
     axis.plot(effect, y, marker, color=colour, markeredgecolor=edge, zorder=5, clip_on=False, **size)
@@ -126,6 +131,17 @@ def draw_claim(axis: Axes, y: float, line: dict, part: str, limits: tuple[float,
 
 def outside(value: float, limits: tuple[float, float]) -> bool:
     return value < limits[0] or value > limits[1]
+
+
+def cut_off(
+    axis: Axes, y: float, ends: tuple[float, float], limits: tuple[float, float], colour: str, size: float
+) -> None:
+    """A small arrow at each end of the axis that an interval or a margin from ends[0] to ends[1] passes."""
+    passed = ends[0] < limits[0], ends[1] > limits[1]
+    for place, marker, beyond in zip(limits, (CARETLEFTBASE, CARETRIGHTBASE), passed):
+        if beyond:
+            look = {"color": colour, "markersize": size, "markeredgewidth": 0, "clip_on": False}
+            axis.plot(place, y, marker=marker, zorder=1 if colour == MARGIN else 4, **look)
 
 
 def point_out(axis: Axes, y: float, value: float, limits: tuple[float, float], edge: str, face: str) -> None:
@@ -148,6 +164,7 @@ def draw_legend(figure: Figure) -> None:
     handles += [
         Line2D([], [], label="published", **PUBLISHED),
         Patch(color=MARGIN, label="margin of an equality"),
+        Line2D([], [], color=GREY, marker=">", markersize=4.5, linestyle="", label="beyond the axis"),
     ]
     figure.legend(
         handles=handles,
