@@ -20,7 +20,7 @@ from mixdpo.method.language import load_language_model
 from mixdpo.method.policy import Policy
 from mixdpo.paper.figures import figures
 from mixdpo.paper.figures import forest as forests
-from mixdpo.paper.figures.confusion import confusion, ink
+from mixdpo.paper.figures.confusion import SAME, confusion, ink
 from mixdpo.paper.figures.forest import forest
 from mixdpo.paper.figures.posteriors import head_map, posterior_curves, posteriors
 from mixdpo.paper.figures.style import GREY, WIDTH
@@ -159,6 +159,14 @@ def test_confusion_counts_every_seed(moe):
     _, numbers = confusion(published("figure4"), moe)
     learned = numbers[numbers["series"] == "Learned gate"]
     assert learned["prompts"].tolist() == [2, 2, 2, 2] and set(learned["accuracy"]) == {0.5}
+
+
+def test_gates_that_agree_in_every_cell_say_so_once(moe):
+    same = moe | {"completions:moe_case1_frozen_gate/seed0": moe["completions:moe_case1/seed0"]}
+    del same["completions:moe_case1/seed1"]
+    figure, numbers = confusion(published("figure4"), same)
+    assert [text.get_text() for text in figure.axes[2].texts if text.get_text()] == [SAME]
+    assert numbers["share"].tolist()[8:] == [0.0] * 4
 
 
 @pytest.mark.parametrize("grey", np.linspace(0, 1, 21))

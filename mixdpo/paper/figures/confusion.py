@@ -14,6 +14,7 @@ from mixdpo.paper.figures.tasks import prompt_weights
 
 RANGE = 0.5
 """Shares that differ by this much or more have full colour, in every run."""
+SAME = "Both gates have\nthe same shares\nin every cell."
 
 
 def confusion_matrix(weights: pd.DataFrame, domains: Sequence[str]) -> tuple[np.ndarray, pd.Series]:
@@ -29,7 +30,10 @@ def confusion_matrix(weights: pd.DataFrame, domains: Sequence[str]) -> tuple[np.
 
 
 def confusion(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFrame]:
-    """Confusion matrices of two gates on the test prompts, rows as shares with counts, and their difference."""
+    """Confusion matrices of two gates on the test prompts, rows as shares with counts, and their difference.
+
+    If no share differs, a sentence says so in place of the differences.
+    """
     domains, shares, right, lines = table["domains"], [], [], []
     figure = across(2.3)
     axes = figure.subplots(1, 3)
@@ -47,8 +51,10 @@ def confusion(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataF
     mean, se = mean_and_se(right[1] - right[0])
     gain = f"{mean:+.3f} ± {se:.3f}".replace("-", "−")
     axes[2].set_title(f"(c) Difference, (b) − (a)\naccuracy {gain}")
-    notes = [[f"{value:+.3f}".replace("-", "−") for value in line] for line in difference]
+    notes = [[f"{value:+.3f}".replace("-", "−") if difference.any() else "" for value in line] for line in difference]
     draw_matrix(axes[2], difference, notes, domains, cmap="PuOr", vmin=-RANGE, vmax=RANGE)
+    if not difference.any():
+        axes[2].text(0.5, 0.5, SAME, transform=axes[2].transAxes, ha="center", va="center")
     axes[0].set_ylabel("Domain of the test prompt")
     axes[1].set_xlabel("Domain of the expert with the largest mixture weight")
     return figure, pd.DataFrame(lines + cells(2, "difference", domains, difference, mean, se))
