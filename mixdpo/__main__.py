@@ -39,11 +39,8 @@ def job_parser() -> argparse.ArgumentParser:
 
 def person_parser() -> argparse.ArgumentParser:
     """The parser of the commands that a person types; it lists the stages too."""
-    jobs = f"Jobs of the workflow: python -m mixdpo STAGE --help, where STAGE is one of {', '.join(STAGES)}."
-    parser = argparse.ArgumentParser(prog="mixdpo", epilog=jobs)
+    parser = argparse.ArgumentParser(prog="mixdpo")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_train(commands)
-    add_generate(commands)
     explain = commands.add_parser("explain", help="make a printed number again, define it and trace it to raw reviews")
     explain.add_argument("table", help="a table or figure, as paper_tables/RUN/NAME")
     explain.add_argument("label", nargs="*", help="row and column of a cell, as they stand in NAME.csv")
@@ -58,6 +55,10 @@ def person_parser() -> argparse.ArgumentParser:
     audit.set_defaults(function=audit_run)
     for command in explain, audit:
         command.add_argument("--configfile", default="", help="the run's overlay, if not in config/")
+    add_train(commands)
+    add_generate(commands)
+    for stage in STAGES:
+        commands.add_parser(stage, help=f"a job of the workflow: python -m mixdpo {stage} --help", add_help=False)
     return parser
 
 

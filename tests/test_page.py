@@ -12,7 +12,7 @@ from page_of_a_run import ROOT, cell, rendered
 from mixdpo.paper.page import untrained
 from mixdpo.paper.page_claims import SECTIONS, UNITS, Scale, claims_of, drawn, headlines, panels, section_of
 from mixdpo.paper.page_texts import describe, draw
-from mixdpo.paper.page_words import headed, listed, markdown, named, number, prose, signed, titled, words_of
+from mixdpo.paper.page_words import headed, listed, markdown, named, number, prose, signed, titled, weights, words_of
 from mixdpo.run.config import configuration, method_of, published, spec
 from mixdpo.run.settings import completed
 from mixdpo.run.yaml import shipped
@@ -77,7 +77,7 @@ def test_hostile_texts_stay_texts(page):
 def test_page_says_what_the_run_is_from_its_artifacts(page):
     text = " ".join(Page(page).text.split())
     assert "2 policies (training seed 0) were trained on completions of 2,000 prompts" in text
-    assert "0.0 million weights (2 layers of width 10)" in text
+    assert "a language model of 3 thousand weights (2 layers of width 10)" in text
     assert "measured on 800 test prompts" in text and "on CPU" in text
     assert "Of the 2 claims of the paper" in text and "1 is not tested" in text and "one size" in text
     assert "paper: 0.610 ± 0.004" in text
@@ -161,6 +161,14 @@ def test_words_and_numbers():
 )
 def test_names_of_the_configuration_in_words(name, words):
     assert words_of(name) == words
+
+
+def test_weights_of_a_model_in_words():
+    assert [weights(count) for count in (99_000, 100_000, 5_230_000)] == [
+        "99 thousand weights",
+        "0.1 million weights",
+        "5.2 million weights",
+    ]
 
 
 def test_names_in_texts():

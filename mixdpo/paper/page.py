@@ -32,7 +32,19 @@ ENVIRONMENT = ("processor", "device", "precision", "threads", "system", "python"
 """Run facts that the page lists as they are, beside the versions of packages."""
 DOTS_PER_PIXEL = 300 / 96
 """Dots of a figure, drawn at 300 per inch, in one CSS pixel."""
-FILTERS = ("duration", "headed", "listed", "named", "number", "prose", "prose_lines", "thousands", "titled", "words_of")
+FILTERS = (
+    "duration",
+    "headed",
+    "listed",
+    "named",
+    "number",
+    "prose",
+    "prose_lines",
+    "thousands",
+    "titled",
+    "weights",
+    "words_of",
+)
 
 
 def page(out: Path, spec: dict, *, runtime: Runtime, resume: Path, **inputs: Path) -> None:
@@ -90,8 +102,7 @@ def by_kind(inputs: dict[str, Path]) -> dict[str, dict[str, Path]]:
 
 
 def render(template: str, content: dict) -> str:
-    """The page: every text in `content` is escaped, except what `markdown`, `prose` and the drawings of claims
-    return."""
+    """The page: every text in `content` is escaped, except what `markdown`, `prose` and the drawings of claims return."""
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     jinja.filters |= {name: getattr(page_words, name) for name in FILTERS}

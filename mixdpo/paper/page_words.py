@@ -76,6 +76,12 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
+def weights(count: int) -> str:
+    """How many weights a model has, in millions or, of a small one, in thousands."""
+    small = count < 1e5
+    return f"{number(count / (1e3 if small else 1e6), 0 if small else 1)} {'thousand' if small else 'million'} weights"
+
+
 def thousands(values: list[int]) -> list[str]:
     return [f"{value:,}" for value in values]
 
