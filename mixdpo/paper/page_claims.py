@@ -23,9 +23,9 @@ SECTIONS = {
 """Where the paper makes a claim → the group in which it is drawn; the first match counts."""
 ELSEWHERE = "Elsewhere in the paper"
 TESTED = {
-    "greater": "claimed to lie above zero; 95 % interval, p two-sided and corrected by Holm for all claims",
-    "less": "claimed to lie below zero; 95 % interval, p two-sided and corrected by Holm for all claims",
-    "equal": "claimed to lie within a margin of a value; p of two one-sided tests, corrected by Holm for all claims",
+    "greater": "claimed to lie above zero; 95 % interval, p two-sided and Holm-corrected over all claims",
+    "less": "claimed to lie below zero; 95 % interval, p two-sided and Holm-corrected over all claims",
+    "equal": "claimed to lie within a margin of a value; p of two one-sided tests, Holm-corrected over all claims",
 }
 """Test of a claim → what was asked."""
 

@@ -76,7 +76,7 @@ KINDS = {
         "claims_table",
         policies=(*SAMPLES, "judgements"),
         experiments=("sft", "gates"),
-        statistic="effect ± SE with its 95 % interval; p corrected by Holm for all claims that are tested",
+        statistic="effect ± SE with its 95 % interval; p Holm-corrected over all claims that are tested",
     ),
     "sensitivity": Kind(
         "mixdpo.paper.claims",
