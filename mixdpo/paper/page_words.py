@@ -5,7 +5,7 @@ import re
 from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
 
-from mixdpo.paper.text import number  # noqa: F401 (a filter too)
+from mixdpo.paper.text import number
 
 IDENTIFIER = re.compile(r"(?<![\w./-])[a-z][a-z0-9]*(?:_[a-z0-9]+)+(?![\w/]|\.\w)")
 """A name from the configuration in a text, but no part of a path."""
