@@ -1,9 +1,9 @@
 """What does EM do to heads that were each taught one style?
 
-Needs the results of `make`. Trains Mix-DPO Case 1 of the embedded run three ways: (a) EM from the default perturbation;
-(b) head k on the triplets of style k alone; (c) EM from there, for as many epochs. For each it prints, on the validation
-triplets, −log P of (5), the share of triplets whose style argmax q recovers (experts matched to styles), and for every
-style the accuracy of the head that orders most of its pairs right.
+Needs the results of `make`. Trains Mix-DPO Case 1 of the embedded run three ways: (a) EM from the default
+perturbation; (b) head k on the triplets of style k alone; (c) EM from there, for as many epochs. For each it prints,
+on the validation triplets, −log P of (5), the share of triplets whose style argmax q recovers (experts matched to
+styles), and for every style the accuracy of the head that orders most of its pairs right.
 
 With one seed and the default 3 epochs the heads of (b) learn little of their styles, so (c) does not tell whether EM
 would keep specialists. Before drawing a conclusion, teach them longer (`--epochs`) and look at their accuracy.

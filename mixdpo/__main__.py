@@ -39,8 +39,11 @@ def job_parser() -> argparse.ArgumentParser:
 
 def person_parser() -> argparse.ArgumentParser:
     """The parser of the commands that a person types; it lists the stages too."""
-    parser = argparse.ArgumentParser(prog="mixdpo")
+    jobs = f"Jobs of the workflow: python -m mixdpo STAGE --help, where STAGE is one of {', '.join(STAGES)}."
+    parser = argparse.ArgumentParser(prog="mixdpo", epilog=jobs)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_train(commands)
+    add_generate(commands)
     explain = commands.add_parser("explain", help="make a printed number again, define it and trace it to raw reviews")
     explain.add_argument("table", help="a table or figure, as paper_tables/RUN/NAME")
     explain.add_argument("label", nargs="*", help="row and column of a cell, as they stand in NAME.csv")
@@ -55,10 +58,6 @@ def person_parser() -> argparse.ArgumentParser:
     audit.set_defaults(function=audit_run)
     for command in explain, audit:
         command.add_argument("--configfile", default="", help="the run's overlay, if not in config/")
-    add_train(commands)
-    add_generate(commands)
-    for stage in STAGES:
-        commands.add_parser(stage, help=f"a job of the workflow: python -m mixdpo {stage} --help", add_help=False)
     return parser
 
 

@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Collection, Mapping
-from functools import cache, partial
+from functools import cache, partial, wraps
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, dataclass_transform, get_args, get_origin
 
@@ -32,8 +32,24 @@ TAG = "|"
 
 @dataclass_transform(frozen_default=True)
 def settings(kind: type) -> type:
-    """Make a class a frozen dataclass whose fields are checked and described by the docstring under them."""
-    return dataclass(frozen=True, config=CONFIG)(kind)
+    """Make a class a frozen dataclass whose fields are checked and described by the docstring under them.
+
+    What cannot be raises `UserError`, one line.
+    """
+    made = dataclass(frozen=True, config=CONFIG)(kind)
+    init = made.__init__
+
+    @wraps(init)
+    def in_one_line(self: Any, *given: Any, **named: Any) -> None:
+        try:
+            init(self, *given, **named)
+        except ValidationError as error:
+            text, names = one_line(error, kind.__name__), list(made.__pydantic_fields__)
+            text = re.sub(r"^(\w+)\.(\d+)", lambda m: f"{m[1]}.{names[int(m[2])]}", text)  # given by its place
+            raise UserError(text.replace(" in the configuration", "")) from None
+
+    made.__init__ = in_one_line
+    return made
 
 
 @settings

@@ -37,6 +37,12 @@ def test_configurations_are_those_that_snakemake_merges(monkeypatch):
         configuration("tiny")
 
 
+def test_a_run_that_is_no_name_is_one_line(tmp_path):
+    (tmp_path / "mine.yaml").write_text("run: [a]")
+    with pytest.raises(UserError, match=r"^run: expected string, found \['a'\]"):
+        configuration(overlay=str(tmp_path / "mine.yaml"))
+
+
 @pytest.mark.parametrize(
     "path", [*sorted((ROOT / "config").glob("*.yaml")), ROOT / "tests/tiny.yaml"], ids=lambda p: p.stem
 )
@@ -338,3 +344,21 @@ def test_an_experiment_left_out_leaves_out_its_tables():
         "users_architectures",
     }
     assert tables["preferences"]["experiments"] == ["multi_reward", "multi_task"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "expected the keys kind, title and where, found no text as kind; add it"),
+        ("{kind: zzz, title: T, where: ours}", "kind: expected one of .*, found zzz; correct it"),
+        ("{kind: rewards, title: T, where: ours, target: zzz}", "target: expected one of .*, found zzz; correct it"),
+        ("{kind: rewards, title: T, where: ours, rows: [{policy: dpo}]}", "rows: expected mappings with a name, or"),
+        ("{kind: rewards, title: T, where: ours, rows: [a]}", "rows: expected mappings with a name, or a claim"),
+        ("{kind: rewards, title: T, where: ours, rows: [{name: a}, {name: a}]}", "found a twice; rename one"),
+    ],
+)
+def test_a_published_table_that_nothing_can_make_is_one_line(text, line, tmp_path):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=rf"mine\.yaml: .*{line}") as error:
+        published(tmp_path, DEFAULT)
+    assert "\n" not in str(error.value)

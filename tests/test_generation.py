@@ -51,6 +51,7 @@ def test_text_for_prompts_and_users(trained, model_folder):
         ({"top_s": 3}, "top_s: expected 1 to 2, found 3"),
         ({"expert": 2}, "expert: expected 0 to 1, found 2"),
         ({"temperature": 0.0}, "temperature: expected a number > 0, found 0.0"),
+        ({"temperature": float("nan")}, "temperature: expected a number > 0, found nan"),
         ({"n": 0}, "n: expected a number > 0, found 0"),
         ({"max_new_tokens": 64}, "max_new_tokens: expected at most .*, found 64; lower it"),
         ({"prompts": "z " * 80}, "prompt: expected fewer tokens than the model's 64 positions, found"),
@@ -93,4 +94,25 @@ def test_export_replaces_nothing(trained, tmp_path, monkeypatch, capsys):
         export(trained / "heads", tmp_path / "mine")
     with pytest.raises(UserError, match="expert: expected 0 to 1, found 2"):
         export(trained / "heads", tmp_path / "other", expert=2)
+    with pytest.raises(UserError, match="out: expected a folder, found an empty name"):
+        export(trained / "heads", "")
+    with pytest.raises(UserError, match=r"out: expected a folder below folders, found .*/README\.md/x, below a file"):
+        export(trained / "heads", tmp_path / "mine/README.md/x")
     assert contents(tmp_path) == before
+
+
+def test_export_follows_links_and_leaves_its_neighbours(trained, tmp_path, monkeypatch):
+    (tmp_path / "new.part").mkdir()
+    (tmp_path / "new.part/mine").write_text("mine")
+    (tmp_path / "there").mkdir()
+    for link, target in ("full", "there"), ("dangling", "later"):
+        (tmp_path / link).symlink_to(target)
+        assert export(trained / "heads", tmp_path / link, expert=0) == [tmp_path / link]
+        assert (tmp_path / target / "config.json").is_file() and (tmp_path / link).is_symlink()
+    export(trained / "heads", tmp_path / "new", expert=0)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    export(trained / "heads", ".", expert=0)
+    assert (tmp_path / "here/config.json").is_file() and (tmp_path / "new.part/mine").read_text() == "mine"
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"new", "new.part", "there", "later", "full", "dangling", "here"}

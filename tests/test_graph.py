@@ -70,6 +70,19 @@ def test_a_comment_in_a_configuration_changes_no_job(tmp_path, monkeypatch):
     assert not [path for path in page_inputs(config, TABLES).values() if path.startswith("config")]
 
 
+def test_a_run_that_leaves_an_experiment_out_is_compared_without_it(tmp_path, monkeypatch):
+    """The paper's overlay changes a part of that experiment, which alone would be no experiment."""
+    for name in "config.yaml", "config":
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    changes = yaml.safe_load(Path("config.yaml").read_text())
+    changes["experiments"]["multi_user"] = None
+    Path("config.yaml").write_text(yaml.safe_dump(changes))
+    config = configuration()
+    stage, spec = job(config, published(PUBLISHED, config), "paper_tables/embedded/index.manifest.json")
+    assert stage == "page" and {line["stage"] for line in spec["differences"]} > {"sft", "completions"}
+
+
 def made_from(stage: str, experiment: str = "", policy: str = "", config: dict = CONFIG) -> dict[str, str]:
     return inputs_of(config, TABLES, Key(config["run"], stage, experiment, policy).manifest)
 

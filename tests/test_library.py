@@ -26,6 +26,7 @@ from mixdpo import __main__ as command
 from mixdpo.errors import Corrupt, UserError
 from mixdpo.library import training
 from mixdpo.library.experts import expert_table
+from mixdpo.provenance import durable
 
 # Training
 
@@ -80,6 +81,26 @@ def test_a_table_a_dataset_and_a_loaded_model_give_the_bytes_of_files(folder, mo
     assert not Path("model/given").exists() and not capsys.readouterr().out
     other = train(frame[2:], model_folder, method, out="frame", **HOW)
     assert other.new and len(pd.read_parquet("frame/given/preferences.parquet")) == len(frame) - 2
+
+
+def test_killed_between_the_files_of_the_table_it_continues(folder, model_folder, monkeypatch):
+    """Of a run with other settings the new csv is there, beside the old text and manifest."""
+    frame, other = pd.DataFrame(rows()), replace(DPO, beta=0.5)
+    train(frame, model_folder, DPO, out="mine", **HOW)
+    replaced = durable.replace
+
+    def killed(staged, final):
+        replaced(staged, final)
+        if final.name == "experts.csv":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(durable, "replace", killed)
+        train(frame, model_folder, other, out="mine", **HOW)
+    train(frame, model_folder, other, out="mine", **HOW)
+    train(frame, model_folder, other, out="whole", **HOW)
+    assert contents(Path("mine")) == contents(Path("whole"))
+    assert not train(frame, model_folder, other, out="mine", **HOW).new
 
 
 def test_a_folder_can_move_with_its_preferences_and_model(folder, model_folder):

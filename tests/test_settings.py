@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
-from pydantic import ValidationError
 from snakemake.utils import update_config
 
 from mixdpo.errors import UserError
@@ -52,16 +51,23 @@ def test_methods_are_written_in_a_line():
         {"experts": {"heads": 4}, "weights": {"kind": "gate", "sees": "user"}, "beta": 0.3, "phases": []}
     )
     assert Method(Experts(1)).weights == Weights() and Method(Experts(1)).experts.count == 1
-    with pytest.raises(ValidationError):
+    with pytest.raises(UserError):
         Method(Experts(1), Weights(), 0.1)
 
 
 def test_a_method_cannot_be_changed_or_built_from_what_it_does_not_know():
     with pytest.raises(AttributeError):
         Method(Experts(1)).beta = 0.2
-    for wrong in lambda: Experts(-1), lambda: Gate("everyone"), lambda: Method(Experts(1), epochs=3):
-        with pytest.raises(ValidationError):
+    for wrong, line in (
+        (lambda: Experts(-1), "Experts.heads: expected a number ≥ 0, found -1; correct it"),
+        (lambda: Experts(head=2), "Experts: expected a known key, found head; did you mean heads?"),
+        (lambda: Gate("everyone"), "Gate.sees: expected one of prompt, user, found 'everyone'; correct it"),
+    ):
+        with pytest.raises(UserError) as error:
             wrong()
+        assert str(error.value) == line
+    with pytest.raises(UserError, match=r"^Method: expected .*; found epochs; delete it$"):
+        Method(Experts(1), epochs=3)
 
 
 @pytest.mark.parametrize("name", DEFAULT["policies"]["methods"])

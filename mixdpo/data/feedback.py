@@ -11,7 +11,8 @@ ASPECTS = ["helpfulness", "honesty", "truthfulness", "instruction_following"]
 DOMAIN = "instruction"
 """The domain of these texts, beside the domains of reviews."""
 COLUMNS = ["prompt_id", "instruction", "response", "model", *ASPECTS, "split"]
-"""prompt_id numbers the instructions; ratings are float64 in [1, 5]; split is train or test, the same for an instruction."""
+"""prompt_id numbers the instructions; ratings are float64 in [1, 5]; split is train or test, the same for an
+instruction."""
 
 
 def read_feedback(folder: Path, split: str) -> pd.DataFrame:

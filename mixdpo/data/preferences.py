@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,18 +68,28 @@ def checked_rows(frame: pd.DataFrame, name: str) -> pd.DataFrame:
             f"{name}: expected columns {', '.join(TEXTS)}, found {', '.join(map(str, frame))}; "
             f"add {', '.join(missing)} or rename what stands for it"
         )
-    for column in TEXTS:
-        for row, value in enumerate(frame[column], 1):
-            if not isinstance(value, str) or (column == "prompt" and not value):
-                found = "an empty one" if value == "" else type(value).__name__
-                raise UserError(f"{name}: expected text as {column}, found {found} in row {row}; correct that row")
     labels = [column for column in LABELS if column in frame]
+    if doubled := next((column for column in [*TEXTS, *labels] if list(frame).count(column) > 1), None):
+        raise UserError(f"{name}: expected columns that differ, found {doubled} twice; rename one")
+    for column in [*TEXTS, *labels]:
+        for row, value in enumerate(frame[column], 1):
+            if found := unfit(column, value):
+                raise UserError(f"{name}: expected text as {column}, found {found} in row {row}; correct that row")
     for column in labels:
         lacking = frame[column].isna() | (frame[column] == "")
         if lacking.any():
             row = int(lacking.to_numpy().argmax()) + 1
             raise UserError(f"{name}: expected a {column} in every row, found none in row {row}; fill or drop it")
     return frame[[*TEXTS, *labels]].astype(dict.fromkeys([*TEXTS, *labels], str)).reset_index(drop=True)
+
+
+def unfit(column: str, value: Any) -> str:
+    """What a value is that the column cannot have; nothing if it can. Labels may be numbers."""
+    if not isinstance(value, str):
+        return type(value).__name__ if column in TEXTS or pd.api.types.is_list_like(value) else ""
+    if column == "prompt" and not value:
+        return "an empty one"
+    return "half a Unicode character" if re.search("[\ud800-\udfff]", value) else ""
 
 
 def csv_rows(file: Path) -> pd.DataFrame:

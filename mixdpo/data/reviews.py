@@ -7,7 +7,8 @@ import pandas as pd
 from mixdpo.errors import UserError
 
 COLUMNS = ["id", "text", "label", "rating", "domain", "split"]
-"""label is 1 positive, 0 negative or missing; rating is on the scale of its source or missing; split is base, train or test."""
+"""label is 1 positive, 0 negative or missing; rating is on the scale of its source or missing; split is base, train
+or test."""
 
 
 def read_reviews(reviews: Path, split: str, domains: list[str]) -> pd.DataFrame:
@@ -17,7 +18,8 @@ def read_reviews(reviews: Path, split: str, domains: list[str]) -> pd.DataFrame:
         if not ((frame["domain"] == domain) & (frame["split"] == split)).any():
             have = ", ".join(f"{d}/{s}" for d, s in sorted({*zip(frame["domain"], frame["split"], strict=True)}))
             raise UserError(
-                f"{reviews}: expected {split} reviews of domain {domain}, found only {have}; correct assets.reviews or experiments"
+                f"{reviews}: expected {split} reviews of domain {domain}, found only {have}; "
+                "correct assets.reviews or experiments"
             )
     return frame[(frame["split"] == split) & frame["domain"].isin(domains)].reset_index(drop=True)
 

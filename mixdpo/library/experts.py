@@ -11,8 +11,8 @@ from mixdpo.data.statistics import mean_and_se
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
 
-CAPTION = """**Experts on n validation triplets** (mean ± SE; q: an expert's responsibility for a triplet; accuracy: share of
-triplets whose chosen completion gains more over the reference, under that expert, than the rejected one)"""
+CAPTION = """**Experts on n validation triplets** (mean ± SE; q: an expert's responsibility for a triplet; accuracy:
+share of triplets whose chosen completion gains more over the reference, under that expert, than the rejected one)"""
 
 
 @torch.no_grad()
@@ -38,9 +38,9 @@ def expert_tables(out: Path, spec: dict, *, runtime: Runtime, resume: Path, poli
 def expert_table(found: pd.DataFrame, weights: np.ndarray) -> pd.DataFrame:
     """Numbers about the experts on validation triplets: style (or user, or preferences), column, mean, se, n.
 
-    `found` is responsibilities.parquet, `weights`, (N, K), are the mixture weights of its rows. Columns: q0 to qK−1, mean
-    responsibilities; accuracy0 to accuracyK−1, shares of margin_k > 0; accuracy of the mixture, the share of
-    Σ_k w_k sigmoid(margin_k) > 1/2. Without styles or users there is one row, `all`.
+    `found` is responsibilities.parquet, `weights`, (N, K), are the mixture weights of its rows. Columns: q0 to qK−1,
+    mean responsibilities; accuracy0 to accuracyK−1, shares of margin_k > 0; accuracy of the mixture, the share of Σ_k
+    w_k sigmoid(margin_k) > 1/2. Without styles or users there is one row, `all`.
     """
     label = next((column for column in ("style", "user") if column in found), "preferences")
     rows = found[label] if label in found else pd.Series("all", index=found.index)

@@ -4,7 +4,7 @@ A `Policy` deals in token ids. A `TextPolicy` adds the tokenizer, and deals in t
 """
 
 import os
-import shutil
+import tempfile
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +39,8 @@ The whole policy draws its tokens from {count} experts by their weights; this mo
 
 
 class TextPolicy:
-    """A policy and its tokenizer, from the folder of a policy, or a folder that `train` wrote. Loaded when first used."""
+    """A policy and its tokenizer, from the folder of a policy, or a folder that `train` wrote. Loaded when first
+    used."""
 
     def __init__(
         self, folder: Path | str, *, device: str = "auto", precision: str = "auto", threads: int | None = None
@@ -84,7 +85,7 @@ class TextPolicy:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         users = [users] if isinstance(users, str) else users if users is None else list(users)
         for name, value in {"n": n, "max_new_tokens": max_new_tokens, "temperature": temperature}.items():
-            if value <= 0:
+            if not value > 0:
                 raise UserError(f"{name}: expected a number > 0, found {value}; raise it")
         self.check_users(prompts, users)
         ids = self.prompt_ids(prompts, max_new_tokens)
@@ -131,22 +132,24 @@ class TextPolicy:
         A folder has the model (adapters merged), its tokenizer, a generation config that samples until the end token
         used in training, and a card. All appear at once or not at all. Raises `UserError`.
         """
+        if not str(out):
+            raise UserError("out: expected a folder, found an empty name; name one")
         out, count = Path(out), self.policy.experts
         if expert is not None and not 0 <= expert < count:
             raise UserError(f"expert: expected 0 to {count - 1}, found {expert}; choose one of those")
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise UserError(f"out: expected a new or an empty folder, found {out}; name another, or delete it")
-        staging = Path(f"{os.path.realpath(out)}.part")
-        shutil.rmtree(staging, ignore_errors=True)
         names = {expert: "."} if expert is not None else {k: f"expert{k}" for k in range(count)}
+        place = Path(os.path.realpath(out))  # where a link leads to
         try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            raise UserError(f"out: expected a folder below folders, found {out}, below a file; name another") from None
+        with tempfile.TemporaryDirectory(prefix=f"{place.name}.", dir=place.parent) as temporary:
+            staging = Path(temporary, "models")
             for k, name in names.items():
                 self.write_expert(k, staging / name)
-            if out.is_dir():
-                out.rmdir()
-            staging.replace(out)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            staging.replace(place)  # which is not there, or empty
         return [out / name for name in names.values()]
 
     def write_expert(self, k: int, folder: Path) -> None:

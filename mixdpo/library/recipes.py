@@ -14,9 +14,9 @@ USER_GATE = {
     "phases": [{"until": 0.6, "gate_kl_uniform": 0.3}],
     "optimiser": {"gate_learning_rate": 3.0e-3},
 }
-"""With a gate that sees users: users differ from the start, and the gate is held near uniform for the first 60 % of the
-steps, so that no expert takes them all early. As in the workflow's user_moe_case1, where three of five training seeds part the
-users by style."""
+"""With a gate that sees users: users differ from the start, and the gate is held near uniform for the first 60 % of
+the steps, so that no expert takes them all early. As in the workflow's user_moe_case1, where three of five training
+seeds part the users by style."""
 ADAPTERS = {"experts": {"perturbation": 0.02}}
 """With adapters: the noise is on every matrix and adds up, so it is smaller, as in the workflow's user_moe_adapters."""
 

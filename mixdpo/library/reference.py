@@ -88,7 +88,8 @@ def fetched(repository: str, commit: str | None) -> Path:
     except Exception as error:  # the hub's errors share no base class: offline, not found, refused
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"model: expected a folder, or a name on the hub, found no folder {repository}, and the hub says: {reason}; "
+            f"model: expected a folder, or a name on the hub, found no folder {repository}, and the hub says: "
+            f"{reason}; "
             "correct the path, or name a local copy"
         ) from error
 
@@ -144,12 +145,13 @@ def check_tokenizer(key: str, tokenizer: PreTrainedTokenizerBase, model: PreTrai
 
 @torch.no_grad()
 def check_logits(model: PreTrainedModel) -> None:
-    """Raise `UserError` unless the logits are an output layer applied to the last states, as heads and losses assume."""
+    """Raise `UserError` unless logits are an output layer applied to the last states, as heads and losses assume."""
     tokens = torch.arange(1, 5, device=model.device)[None]
     expected = model.get_output_embeddings()(model.base_model(input_ids=tokens).last_hidden_state)
     found = model(input_ids=tokens).logits
     if found.shape != expected.shape or not found.allclose(expected, rtol=1e-3, atol=1e-3):
         kind = type(model).__name__
         raise UserError(
-            f"model: expected logits that are an output layer of the last states, found others in {kind}; choose another"
+            f"model: expected logits that are an output layer of the last states, found others in {kind}; "
+            "choose another"
         )

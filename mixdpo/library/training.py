@@ -22,7 +22,7 @@ from mixdpo.library.reference import Loaded, from_folder, is_loaded, reference, 
 from mixdpo.library.triplets import given, own_preferences, parquet_bytes
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Gate, Method
-from mixdpo.provenance.artifact import digests, publish, refuse_foreign, verify
+from mixdpo.provenance.artifact import KEPT, digests, label, publish, refuse_foreign, verify
 from mixdpo.provenance.fingerprint import fingerprint
 from mixdpo.stages.policies import policies
 from mixdpo.stages.reference_log_probs import reference_log_probs
@@ -74,8 +74,8 @@ def train(
     positions, are dropped and counted.
 
     `out` gets reference/, preferences/, reference_log_probs/, policy/, experts.csv and experts.md, and given/ for
-    preferences from memory. Each is published whole: the same call continues after a kill, ends with the same bytes, and
-    does nothing when all is there. Other files in `out` stay: a file in one of these folders that `train` did not
+    preferences from memory. Each is published whole: the same call continues after a kill, ends with the same bytes,
+    and does nothing when all is there. Other files in `out` stay: a file in one of these folders that `train` did not
     write is refused before any work. Raises `UserError`, one line, for what can be mended.
     """
     if not str(out):
@@ -83,7 +83,7 @@ def train(
     out, frame = Path(out), read_preferences(preferences)
     spec = method_spec(method or recipe(by_user="user" in frame), list(frame)) | {"seed": seed}
     division = {"validation_share": validation_share, "max_tokens": max_tokens, "seed": seed}
-    check_numbers(**division)
+    check_numbers(**division, threads=threads)
     check_paths(out, model=model, preferences=preferences, tensorboard=tensorboard)
     source, content = source_of(model, out), None if is_file(preferences) else parquet_bytes(frame)
     how = {"device": device, "precision": precision, "threads": threads or os.cpu_count()}
@@ -117,7 +117,8 @@ class Maker:
     def __call__(self, manifest: Path, step: Callable, spec: dict, inputs: dict[str, Path], **extra) -> None:
         """Publish what `step` writes from `spec`, `inputs` (paths below the root) and `extra`."""
         work = {"stage": step.__name__, "spec": spec, "code": fingerprint(step.__module__)}
-        found = verify(self.root / manifest) if (self.root / manifest).exists() else None
+        half = (self.root / KEPT / label(manifest)).exists()  # killed while its files took their places
+        found = verify(self.root / manifest) if (self.root / manifest).exists() and not half else None
         if found and work | {"inputs": digests(inputs, self.root)} == {k: v for k, v in found.items() if k != "files"}:
             return
         if found and step is policies:
@@ -167,20 +168,27 @@ def method_spec(method: Method, columns: list[str]) -> dict:
     return {key: value for key, value in method.as_dict().items() if key != "top_s"}
 
 
-def check_numbers(validation_share: float, max_tokens: int | None, seed: int) -> None:
-    """Raise `UserError` for a share, a length or a seed out of range."""
-    if not 0 < validation_share < 1:
+def check_numbers(validation_share: float, max_tokens: int | None, seed: int, threads: int | None) -> None:
+    """Raise `UserError` for a share, a length, a seed or a number of threads that cannot be."""
+    for key, value in {"max_tokens": max_tokens, "seed": seed, "threads": threads}.items():
+        if value is not None and type(value) is not int:
+            raise UserError(f"{key}: expected an integer, found {value!r}; correct it")
+    if not isinstance(validation_share, float | int) or not 0 < validation_share < 1:
         raise UserError(f"validation_share: expected a number between 0 and 1, found {validation_share}; correct it")
-    if seed < 0:
-        raise UserError(f"seed: expected a number ≥ 0, found {seed}; correct it")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed: expected a number ≥ 0 and < 2³², found {seed}; correct it")
+    if threads is not None and threads < 1:
+        raise UserError(f"threads: expected a number ≥ 1, found {threads}; raise it")
     if max_tokens is not None and max_tokens < 1:
         raise UserError(f"max_tokens: expected a number ≥ 1, found {max_tokens}; raise it")
 
 
 def check_paths(out: Path, **given: Any) -> None:
     """Raise `UserError` if `out` is a file or lies in the model, or what is `given` lies where `train` writes."""
-    if any(place.exists() and not place.is_dir() for place in (out, *out.parents)):
-        raise UserError(f"out: expected a folder, found {out}, which is a file or lies below one; name another")
+    if file := next((p for p in (out, *out.parents) if os.path.lexists(p) and not p.is_dir()), None):
+        raise UserError(f"out: expected a folder, found the file {file}; name another")
+    if given["tensorboard"] is not None and Path(given["tensorboard"]).is_file():
+        raise UserError(f"tensorboard: expected a folder, found the file {given['tensorboard']}; name another")
     model = given["model"]
     if not is_loaded(model) and Path(model).is_dir() and out.resolve().is_relative_to(Path(model).resolve()):
         raise UserError(f"out: expected a folder outside the model's {model}, found {out}; name another")
@@ -194,7 +202,8 @@ def check_paths(out: Path, **given: Any) -> None:
 
 @contextlib.contextmanager
 def events(folder: Path | str | None) -> Iterator[Callable[[dict], None]]:
-    """The function that `policies` calls with each row of its curve: it writes TensorBoard scalars to `folder`, if any."""
+    """The function that `policies` calls with each row of its curve: it writes TensorBoard scalars to `folder`, if
+    any."""
     if folder is None:
         yield lambda row: None
         return

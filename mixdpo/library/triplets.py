@@ -44,8 +44,8 @@ def own_preferences(out: Path, spec: dict, *, runtime: Runtime, resume: Path, re
     if held_out.all() or not held_out.any():
         raise UserError(
             f"{file.name}: expected at least two prompts, and two of some user if there are users, found "
-            f"{kept['prompt_id'].nunique()} in the {len(kept)} kept of {len(frame)} triplets (dropped: {equal.sum()} with "
-            f"chosen = rejected, {(~equal & long).sum()} of more than {limit:g} tokens); give it more"
+            f"{kept['prompt_id'].nunique()} in the {len(kept)} kept of {len(frame)} triplets (dropped: {equal.sum()} "
+            f"with chosen = rejected, {(~equal & long).sum()} of more than {limit:g} tokens); give it more"
         )
     counts = {"equal": int(equal.sum()), "long": int((~equal & long).sum()), "max_tokens": f"{limit:g}"}
     for name, part in ("train", kept[~held_out]), ("validation", kept[held_out]):

@@ -33,8 +33,8 @@ class Triplets:
     """N preference triplets as token ids. A text that several triplets share is stored and computed once."""
 
     def __init__(self, frame: pd.DataFrame, known: pd.DataFrame, styles: Sequence[str] | None = None):
-        """`frame` has prompt_ids, chosen_ids, rejected_ids and, where known, style, domain and user; `known` has, row by
-        row, log π_ref of both completions: chosen, rejected. `styles` are those to keep, all unless given."""
+        """`frame` has prompt_ids, chosen_ids, rejected_ids and, where known, style, domain and user; `known` has, row
+        by row, log π_ref of both completions: chosen, rejected. `styles` are those to keep, all unless given."""
         if styles is not None and "style" not in frame:
             raise UserError(f"preferences: expected a column style for styles {styles}, found none; set styles to null")
         if styles is not None:
@@ -112,7 +112,7 @@ class PreferenceObjective(nn.Module):
 
     @torch.no_grad()
     def states(self, triplets: Triplets) -> dict[int, Tensor]:
-        """The encoder's states at the completion positions of every text, (completion, d) each, kept in bf16 or fp32."""
+        """The encoder's states at the completion positions of each text, (completion, d), kept in bf16 or fp32."""
         order, states = np.argsort([triplets.length(i) for i in range(len(triplets.texts))], kind="stable"), {}
         kept = torch.bfloat16 if self.runtime.precision == "bf16" else torch.float32
         for texts in tqdm(np.array_split(order, -(-len(order) // 64)), mininterval=2, unit="batch"):
@@ -177,9 +177,9 @@ class PreferenceObjective(nn.Module):
         """E-step and the losses of experts and gate, or their relaxation: the loss, q (B, K), r (B, K, 2) and figures.
 
         accuracy: share of triplets with P(y⁺ ≻ y⁻) > 1/2 under (5), whose mean negative logarithm is nll. elbo: mean
-        of Theorem 1's bound at q, −nll at its posterior and less at Lemma 6's. margin and kl are means over experts of
-        β (log_ratio⁺ − log_ratio⁻) and of −log_ratio: where both completions were sampled from the reference, kl estimates
-        KL(π_ref ‖ π_k) over untied pairs, in nats.
+        of Theorem 1's bound at q, −nll at its posterior and less at Lemma 6's. margin and kl are means over experts
+        of β (log_ratio⁺ − log_ratio⁻) and of −log_ratio: where both completions were sampled from the reference, kl
+        estimates KL(π_ref ‖ π_k) over untied pairs, in nats.
         """
         beta, posterior = method.beta, method.posterior
         reference = torch.from_numpy(reference).to(log_probs.device)[:, None]  # (B, 1, 2)

@@ -253,7 +253,7 @@ class Policy(nn.Module):
         return torch.zeros(n, self.experts, device=device).log_softmax(dim=-1)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write `policy.json`, the models in the library's own format, and `mixture.safetensors` (heads and weights)."""
+        """Write `policy.json`, the models in transformers' format, and `mixture.safetensors` (heads and weights)."""
         folder.mkdir(parents=True, exist_ok=True)
         shape = {
             "shared_heads": len(self.heads),
@@ -361,8 +361,8 @@ def _filled(module: nn.Module, tensors: dict[str, Tensor], names: dict[str, str]
         if found is None or found.shape != expected.shape:
             shape = "none" if found is None else tuple(found.shape)
             raise UserError(
-                f"{folder}/mixture.safetensors: expected {name} of shape {tuple(expected.shape)}, as policy.json and the "
-                f"models beside it say, found {shape}; load the policy that these files were saved with"
+                f"{folder}/mixture.safetensors: expected {name} of shape {tuple(expected.shape)}, as policy.json and "
+                f"the models beside it say, found {shape}; load the policy that these files were saved with"
             )
         expected.data.copy_(found)
     return module

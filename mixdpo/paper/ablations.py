@@ -19,7 +19,7 @@ def entropy(shares: np.ndarray) -> np.ndarray:
 
 
 def seconds_per_step(artifacts: dict[str, Path], experiment: str, method: str) -> float:
-    """Wall seconds per step of a method's training jobs, mean over the seeds with a run record; NaN if there is none."""
+    """Wall seconds per step of a method's training jobs, mean over seeds with a run record; NaN if there is none."""
     found = []
     for policy in policies_in(artifacts, method):
         if path := artifacts.get(f"record:policies:{experiment}/{policy}"):
@@ -31,9 +31,9 @@ def seconds_per_step(artifacts: dict[str, Path], experiment: str, method: str) -
 def ablations_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """One choice of the method at a time: rewards, entropy of w on test prompts and of q on validation triplets, cost.
 
-    Entropies are in nats; `of log K` is their share of the largest possible. `recovered` is the best-permutation accuracy of
-    argmax_k q_k for the style. Seconds per step are the wall seconds of the training job, imports and validation
-    included, over its steps.
+    Entropies are in nats; `of log K` is their share of the largest possible. `recovered` is the best-permutation
+    accuracy of argmax_k q_k for the style. Seconds per step are the wall seconds of the training job, imports and
+    validation included, over its steps.
     """
     table = Table()
     for entry in form["rows"]:

@@ -144,11 +144,12 @@ def verdict(row: dict, found: dict) -> tuple[str, str]:
         return "not supported", "smaller than claimed"
     if found["p_holm"] < ALPHA and low > 0:
         return "supported", ""
-    return "undecided", "not significant after Holm" if low > 0 else "interval too wide"
+    return "undecided", "not significant after Holm" if low > 0 else "the interval includes zero"
 
 
 def published_effect(form: dict, row: dict) -> tuple[float, float, float]:
-    """The effect that the paper prints for a claim: the effect, its SE, and the effect in SDs of the baseline; else NaN.
+    """The effect that the paper prints for a claim: the effect, its SE, and the effect in SDs of the baseline; else
+    NaN.
 
     It follows from the published cells of policy and baseline; the SD of a cell is SE·√n over the paper's prompts. Of
     several rewards it is the mean in SDs. A claim may print its own (`published`), and choose among places (`cell`).

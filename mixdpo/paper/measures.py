@@ -1,5 +1,5 @@
-"""What claims are about, one function each: it takes a claim's row, the artifacts of its experiment and a seed, and gives
-the effect and its unit. `run.kinds.MEASURES` names them and says which keys of the row each needs."""
+"""What claims are about, one function each: it takes a claim's row, the artifacts of its experiment and a seed, and
+gives the effect and its unit. `run.kinds.MEASURES` names them and says which keys of the row each needs."""
 
 from pathlib import Path
 

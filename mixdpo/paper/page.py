@@ -102,7 +102,8 @@ def by_kind(inputs: dict[str, Path]) -> dict[str, dict[str, Path]]:
 
 
 def render(template: str, content: dict) -> str:
-    """The page: every text in `content` is escaped, except what `markdown`, `prose` and the drawings of claims return."""
+    """The page: every text in `content` is escaped, except what `markdown`, `prose` and the drawings of claims
+    return."""
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     jinja.filters |= {name: getattr(page_words, name) for name in FILTERS}

@@ -114,7 +114,8 @@ def describe(spec: dict) -> str:
 def quoted_pairs(
     experiment: str, own: dict[str, Path], tables: dict[str, dict], preferences: Path, n: int, rng
 ) -> dict:
-    """Validation pairs, what each style prefers, and responsibilities of each policy with several experts (first seed)."""
+    """Validation pairs, what each style prefers, and responsibilities of each policy with several experts (first
+    seed)."""
     triplets = pd.read_parquet(preferences / "validation.parquet")
     both = triplets[["chosen", "rejected"]]
     triplets["pair"] = pd.factorize(pd.Series(zip(triplets["prompt_id"], both.min(axis=1), both.max(axis=1))))[0]

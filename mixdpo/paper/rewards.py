@@ -57,8 +57,8 @@ def rewards_table(form: dict, artifacts: dict[str, Path]) -> Table:
 def alignment_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """Gains over the reference in its own standard deviations, paired by prompt, beside KL(π ‖ π_ref) in nats.
 
-    `gain` is the mean over the rewards of (score − reference mean) / reference SD; `gain in REWARD` is one reward's part. `se`
-    is SD/√n over test prompts.
+    `gain` is the mean over the rewards of (score − reference mean) / reference SD; `gain in REWARD` is one reward's
+    part. `se` is SD/√n over test prompts.
     """
     reference, table = samples(artifacts, form["baseline"]), Table()
     mean, deviation = reference[form["rewards"]].mean(), reference[form["rewards"]].std()

@@ -170,7 +170,8 @@ def audit(config: dict, tables: dict[str, dict]) -> tuple[list[str], str]:
 
 
 def made_here(config: dict, tables: dict[str, dict], target: str) -> bool:
-    """Whether anything is there that only this target makes. Tables alone are not: Git brings those of another machine."""
+    """Whether anything is there that only this target makes. Tables alone are not: Git brings those of another
+    machine."""
     only = [parse(path) for path in {*targets(config, tables, target)} - {*targets(config, tables)}]
     results = [key.manifest for key in only if key.stage not in PRINTED]
     return not results or any(Path(path).is_file() for path in results)
@@ -262,7 +263,8 @@ def flat(spec: object, key: str = "") -> dict[str, object]:
 
 
 def other_inputs(manifest: str, expected: dict[str, str]) -> list[Fault]:
-    """Inputs that a table has and should not have, or the reverse; run records come and go, and missing files have a fault."""
+    """Inputs that a table has and should not have, or the reverse; run records come and go, and missing files have a
+    fault."""
     found = {path for path in read(manifest)["inputs"] if not is_record(path)}
     other = sorted(path for path in found ^ set(expected.values()) if Path(path).is_file())
     told = {path: f"{path} is {'no' if path in found else 'an'} input by today's configuration" for path in other}

@@ -292,12 +292,13 @@ def _check_experts(config: dict, table: dict, experiment: str, method: str, wher
         )
     if table["kind"] == "posteriors" and heads < 2:
         raise UserError(
-            f"policies.methods.{method}.experts.heads: expected at least 2, since {where} draws their parameters, found "
-            f"{heads}; raise it"
+            f"policies.methods.{method}.experts.heads: expected at least 2, since {where} draws their parameters, "
+            f"found {heads}; raise it"
         )
     if table["kind"] in ("posteriors", "words", "tasks", "user_map") and not 2 <= experts <= 4:
         raise UserError(
-            f"policies.methods.{method}: expected 2 to 4 experts, as many as {where} can draw, found {experts}; change it"
+            f"policies.methods.{method}: expected 2 to 4 experts, as many as {where} can draw, found {experts}; "
+            "change it"
         )
 
 

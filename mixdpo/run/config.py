@@ -11,18 +11,22 @@ from mixdpo.run.published import resolved
 from mixdpo.run.settings import completed
 from mixdpo.run.yaml import read, shipped
 
+TARGETS = ("all", "ablations", "sensitivity")
+"""Targets of the Snakefile that tables may belong to."""
+
 
 def configuration(run: str = "", overlay: str = "") -> dict:
     """config.yaml and config/methods/, merged with an overlay as Snakemake merges them, and completed.
 
-    The overlay is the file `overlay`, else the one in config/ that names `run`, else none. Raises `UserError` if there is no such run.
+    The overlay is the file `overlay`, else the one in config/ that names `run`, else none. Raises `UserError` if
+    there is no such run.
     """
     base, overlays = shipped(), [{}, *(read(path) for path in sorted(Path("config").glob("*.yaml")))]
     if overlay:
         if not Path(overlay).is_file():
             raise UserError(f"--configfile: expected a file, found no {overlay}; correct the path")
         overlays = [read(overlay)]
-    configs = {config.get("run", "embedded"): config for config in (merged(base, changes) for changes in overlays)}
+    configs = {str(config.get("run", "embedded")): config for config in (merged(base, changes) for changes in overlays)}
     wanted = run or next(iter(configs))
     if wanted not in configs:
         raise UserError(f"run: expected one of {', '.join(configs)}, found {wanted}; name its file by --configfile")
@@ -40,7 +44,7 @@ def has_users(config: dict, experiment: str) -> bool:
 
 
 def asset_files(config: dict, asset: str) -> dict[str, str]:
-    """Local files that the asset is made from, by input name: a job waits for them and is run again when they change."""
+    """Local files that the asset is made from, by input name: a job waits for them, and runs again if they change."""
     section = config["assets"][asset]
     if section["source"] != "local":
         return {}
@@ -71,7 +75,8 @@ def reward_model_files(config: dict) -> dict[str, str]:
 
 
 def asset_stage(config: dict, asset: str) -> str:
-    """The stage that makes an asset: the embedded world has its own stages, so that its grammar is no part of other runs."""
+    """The stage that makes an asset: the embedded world has its own stages, so that its grammar is no part of other
+    runs."""
     return f"embedded_{asset}" if config["assets"][asset]["source"] == "embedded" else asset
 
 
@@ -169,7 +174,7 @@ def published(folder: Path, config: dict) -> dict[str, dict]:
         if not re.fullmatch(TABLE_NAME, path.stem):
             rule = "a name of a-z, 0-9 and _ that begins with a letter and is not index"
             raise UserError(f"{str(path)!r}: expected {rule}, found {path.stem!r}; rename the file")
-    tables = {path.stem: read(path) for path in paths}
+    tables = {path.stem: form_of(path) for path in paths}
     tables, absent = {name: resolved(table, tables) for name, table in tables.items()}, left_out(config)
     for table in tables.values():
         if "experiments" in table:
@@ -177,6 +182,23 @@ def published(folder: Path, config: dict) -> dict[str, dict]:
     if all(has_users(config, experiment) for experiment in present(config)):
         tables = {name: table for name, table in tables.items() if table["kind"] != "validity"}
     return {name: table for name, table in tables.items() if table.get("experiment") not in absent}
+
+
+def form_of(path: Path) -> dict:
+    """A published table as its file has it. Raises `UserError` for one that no function can make."""
+    form = read(path)
+    if lacking := [key for key in ("kind", "title", "where") if not isinstance(form.get(key), str)]:
+        raise UserError(f"{path}: expected the keys kind, title and where, found no text as {lacking[0]}; add it")
+    if form["kind"] not in KINDS:
+        raise UserError(f"{path}: kind: expected one of {', '.join(KINDS)}, found {form['kind']}; correct it")
+    if form.get("target", "all") not in TARGETS:
+        raise UserError(f"{path}: target: expected one of {', '.join(TARGETS)}, found {form['target']}; correct it")
+    names = [row.get("name", row.get("claim")) for row in form.get("rows", []) if isinstance(row, dict)]
+    if len(names) < len(form.get("rows", [])) or None in names:
+        raise UserError(f"{path}: rows: expected mappings with a name, or a claim, found one without; add it")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"{path}: rows: expected names that differ, found {twice} twice; rename one")
+    return form
 
 
 def left_out(config: dict) -> set[str]:

@@ -6,16 +6,18 @@ The rules of the workflow and the audit ask here, so that they agree.
 import contextlib
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 
+from mixdpo.fields import merged
 from mixdpo.run.config import (
     asset_files,
     asset_stage,
-    configuration,
     experiments_of,
     has_users,
     initial_methods,
     is_figure,
     is_gated,
+    left_out,
     methods_of,
     own_base_files,
     policies_of,
@@ -26,6 +28,8 @@ from mixdpo.run.differences import differences
 from mixdpo.run.kinds import KINDS, SAMPLES
 from mixdpo.run.layout import PRINTED, PUBLISHED, Key, is_manifest, parse, policy_of, split_policy
 from mixdpo.run.published import sources_of
+from mixdpo.run.settings import completed
+from mixdpo.run.yaml import read, shipped
 
 TEXTS = {  # of the page of a run, by input name
     "template": "mixdpo/paper/page.html.j2",
@@ -226,7 +230,9 @@ def page_spec(config: dict, tables: dict[str, dict]) -> dict:
 
     Those are told from both configurations here, so that neither is an input of the page, nor a comment in them.
     """
-    paper, ours, theirs = configuration(overlay=PAPER) | {"run": config["run"]}, {}, {}
+    paper = merged(shipped(), read(Path(PAPER)))
+    paper["experiments"] |= dict.fromkeys(left_out(config))  # what this run leaves out is not compared
+    paper, ours, theirs = completed(paper) | {"run": config["run"]}, {}, {}
     for path in targets(config, tables):
         if (key := parse(path)).stage not in PRINTED:
             ours[key.place] = job(config, tables, path)

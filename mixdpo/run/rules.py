@@ -18,7 +18,8 @@ from mixdpo.run.yaml import read, shipped
 
 
 def complete(config: dict, overlays: Iterable[str]) -> dict[str, dict]:
-    """Fill in Snakemake's `config` in place, check it and return the published tables; a fault ends the call in one line.
+    """Fill in Snakemake's `config` in place, check it and return the published tables; a fault ends the call in one
+    line.
 
     Snakemake keeps the last of equal keys in a file; here its files are read once more, and equal keys refused.
     """

@@ -209,9 +209,9 @@ class LLM:
                 failed += judgement.choice == "failed"
                 if failed > allowed or failed == number == first:
                     raise UserError(
-                        f"judge.llm: expected answers to all but {allowed:g} of {len(judgements)} requests to {self.url}, "
-                        f"found {failed} of the first {number} failed, the last with: {judgement.error}; the answers so "
-                        f"far are kept in {self.cache}: mend the judge or raise judge.llm.max_failed_share, run again"
+                        f"judge.llm: expected answers to all but {allowed:g} of {len(judgements)} requests to "
+                        f"{self.url}, found {failed} of the first {number} failed, the last with: {judgement.error}; "
+                        f"the answers so far are kept in {self.cache}: mend the judge or raise judge.llm.max_failed_share, run again"
                     )
         finally:
             stop.set()  # no further attempts; answers that are under way still reach the cache
@@ -284,8 +284,8 @@ class LLM:
             response = requests.post(self.url, request.encode(), headers=headers, timeout=self.section["timeout"])
         except ValueError as error:  # of the address or a header; its text may hold the key
             raise UserError(
-                f"judge.llm.endpoint: expected an address such as http://localhost:8000/v1 and a key of one line, found "
-                f"{type(error).__name__} for {self.url}; correct endpoint or the variable that key_variable names"
+                f"judge.llm.endpoint: expected an address such as http://localhost:8000/v1 and a key of one line, "
+                f"found {type(error).__name__} for {self.url}; correct endpoint or the variable that key_variable names"
             ) from None
         except requests.RequestException as error:
             raise Again(f"{type(error).__name__}: {error}") from error

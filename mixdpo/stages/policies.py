@@ -32,7 +32,8 @@ def policies(
     observe: Callable[[dict[str, float]], None] = lambda row: None,
     **trained: Path,
 ) -> None:
-    """Write `model/`, `curve.csv` (one row a step), `validation.json` (before and after) and `responsibilities.parquet`.
+    """Write `model/`, `curve.csv` (one row a step), `validation.json` (before and after) and
+    `responsibilities.parquet`.
 
     `responsibilities.parquet` has one row per validation triplet after training: its style, domain and user, q0 to
     qK−1, and margin0 to marginK−1, β (log_ratio⁺ − log_ratio⁻) of each expert. `trained` are the policies that

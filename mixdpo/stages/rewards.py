@@ -180,7 +180,7 @@ def licensed(doc) -> dict:
 
 
 def attached(token) -> bool:
-    """Side, tag, tag of the head and condition are as in `ATTACHMENTS`; other labels are free, but "dep" is an error."""
+    """Side, tag, tag of the head and condition are as in `ATTACHMENTS`; other labels are free; "dep" is an error."""
     if token.dep_ not in ATTACHMENTS:
         return token.dep_ != "dep"
     side, tags, head_tags, condition = ATTACHMENTS[token.dep_]
@@ -214,7 +214,8 @@ def is_finite(verb) -> bool:
 
 
 def number_of(subject) -> str:
-    """Who the subject is: "1" for I, "s" singular, "p" plural, "" unknown. A relative pronoun takes its noun's number."""
+    """Who the subject is: "1" for I, "s" singular, "p" plural, "" unknown. A relative pronoun takes its noun's
+    number."""
     coordinated = [child.lower_ for child in subject.children if child.dep_ in ("cc", "conj")]
     if coordinated:
         return "p" if "and" in coordinated else ""

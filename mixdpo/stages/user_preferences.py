@@ -13,7 +13,8 @@ from mixdpo.stages.preferences import compare, style_agreement, write_preference
 
 
 def users_of(spec: dict) -> pd.DataFrame:
-    """One row a user: user, a name that does not tell the style, and style; `users_per_style` of each of the `styles`."""
+    """One row a user: user, a name that does not tell the style, and style; `users_per_style` of each of the
+    `styles`."""
     styles = spec["styles"] * spec["users_per_style"]
     return pd.DataFrame({"user": [f"user-{i:03}" for i in range(len(styles))], "style": styles})
 
@@ -62,8 +63,8 @@ def rated_responses(feedback: Path, tokenizer: PreTrainedTokenizerBase, spec: di
     frame = frame[frame.groupby("prompt_id")["sample"].transform("size") == spec["responses"]]
     if frame.empty:
         raise UserError(
-            f"{feedback}: expected instructions with {spec['responses']} responses of at most {spec['max_tokens']} tokens, "
-            "found none; lower responses or raise max_tokens"
+            f"{feedback}: expected instructions with {spec['responses']} responses of at most "
+            f"{spec['max_tokens']} tokens, found none; lower responses or raise max_tokens"
         )
     prompts = [spec["template"].format(instruction=instruction) for instruction in frame["instruction"]]
     frame = frame.rename(columns={"response": "completion"}).assign(prompt=prompts, domain=DOMAIN)

@@ -59,7 +59,8 @@ LONGEST = 8  # words of one sentence that count
 SHORTEST = 20  # shorter responses count as having so many words, so that a single sentence gets no full rating
 CUE = re.compile(
     rf"\b(?:(?P<advice>{'|'.join(ADVICE).lower()})|(?P<hedge>not sure|do not know|guess|perhaps|maybe)|"
-    rf"(?P<boast>certain|no doubt|promise|trust me)|(?P<fact>{'|'.join(FACTS)})|(?P<topic>{'|'.join(TOPICS + FORMS)}))\b"
+    rf"(?P<boast>certain|no doubt|promise|trust me)|(?P<fact>{'|'.join(FACTS)})|"
+    rf"(?P<topic>{'|'.join(TOPICS + FORMS)}))\b"
 )
 
 

@@ -60,7 +60,8 @@ def draw_curve(axis: Axes, line: pd.DataFrame, colour: str, style: str) -> None:
 
 
 def draw_styles(figure: SubFigure, points: pd.DataFrame, window: int, published: Sequence[float]) -> None:
-    """A panel per style, a line per head, 1/K, and the paper's last values. If styles do not matter, panels look alike."""
+    """A panel per style, a line per head, 1/K, and the paper's last values. If styles do not matter, panels look
+    alike."""
     heads, styles = points["head"].nunique(), points["label"].unique()
     axes = figure.subplots(1, len(styles), sharey=True, squeeze=False)[0]
     for panel, (style, axis) in enumerate(zip(styles, axes)):

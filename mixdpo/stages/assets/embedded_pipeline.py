@@ -24,7 +24,8 @@ def gold(spec: dict, first: int, n: int) -> DocBin:
 
 
 def embedded_pipeline(out: Path, spec: dict, *, runtime: Runtime, resume: Path) -> None:
-    """Write `model/`, a tagger, parser and entity recogniser in spaCy's own small CPU configuration, and `scores.csv`."""
+    """Write `model/`, a tagger, parser and entity recogniser in spaCy's own small CPU configuration, and
+    `scores.csv`."""
     gold(spec, 0, spec["train"]).to_disk(resume / "train.spacy")
     gold(spec, spec["train"], spec["validation"]).to_disk(resume / "validation.spacy")
     config = init_config(lang="en", pipeline=["tagger", "parser", "ner"], optimize="efficiency", gpu=False)

@@ -41,7 +41,8 @@ def as_corpus(frame: pd.DataFrame, entry: dict, where: str) -> pd.DataFrame:
     other = frame.loc[~frame["text"].map(lambda t: isinstance(t, str)), "text"]
     if len(other):
         raise UserError(
-            f"{where}: expected strings in column text, found {other.iloc[0]!r} in row {other.index[0]}; correct the file"
+            f"{where}: expected strings in column text, found {other.iloc[0]!r} in row {other.index[0]}; "
+            "correct the file"
         )
     rating = pd.to_numeric(frame["rating"], errors="coerce") if "rating" in frame else None
     if rating is not None and (rating.isna() & frame["rating"].notna()).any():
@@ -51,7 +52,8 @@ def as_corpus(frame: pd.DataFrame, entry: dict, where: str) -> pd.DataFrame:
     unknown = {v for v in label.dropna().unique() if v not in LABELS and v != -1}
     if unknown:
         raise UserError(
-            f"{where}: expected labels 0, 1, neg, pos or none in column label, found {sorted(map(str, unknown))}; correct the file"
+            f"{where}: expected labels 0, 1, neg, pos or none in column label, found {sorted(map(str, unknown))}; "
+            "correct the file"
         )
     split = entry.get("split")
     if split is None:
