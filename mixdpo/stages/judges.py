@@ -211,7 +211,8 @@ class LLM:
                     raise UserError(
                         f"judge.llm: expected answers to all but {allowed:g} of {len(judgements)} requests to "
                         f"{self.url}, found {failed} of the first {number} failed, the last with: {judgement.error}; "
-                        f"the answers so far are kept in {self.cache}: mend the judge or raise judge.llm.max_failed_share, run again"
+                        f"the answers so far are kept in {self.cache}: mend the judge or raise "
+                        "judge.llm.max_failed_share, run again"
                     )
         finally:
             stop.set()  # no further attempts; answers that are under way still reach the cache
