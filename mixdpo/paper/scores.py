@@ -100,7 +100,10 @@ def learned_differences(policy: Path, reference: Path) -> tuple[np.ndarray, np.n
     model = AutoModelForCausalLM.from_pretrained(reference / "model", dtype=torch.float32)
     weight = model.get_output_embeddings().weight.detach()
     generator = torch.Generator().manual_seed(spec["seed"])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a training job: the threads change the last bits of a mean, and t-SNE shows them
     alpha = spec["experts"]["perturbation"] * weight.square().mean().sqrt().item()
+    torch.set_num_threads(threads)
     noise = (torch.randn(weight.shape, generator=generator) for _ in heads)
     start = torch.stack([weight.add(draw, alpha=alpha) for draw in noise])
     return (heads - start).numpy(), (start - weight).numpy()
