@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import test_settings
 import yaml
 from snakemake.utils import update_config
 
@@ -65,13 +66,7 @@ def test_default_is_valid():
 
 def changed(key: str, value) -> dict:
     """The default configuration with another value at a dotted key, completed."""
-    config = copy.deepcopy(SHIPPED)
-    *path, last = key.split(".")
-    section = config
-    for part in path:
-        section = section.setdefault(part, {})
-    section[last] = value
-    return completed(config)
+    return completed(test_settings.changed(key, value))
 
 
 @pytest.mark.parametrize(
