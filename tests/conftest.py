@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from mixdpo.fields import merged
 from mixdpo.method.fit import training_batches
-from mixdpo.method.objective import Triplets
+from mixdpo.method.objective import PreferenceObjective, Triplets
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Experts, Method, Optimiser
 from mixdpo.paper.table import Table
@@ -107,6 +107,14 @@ def steps_of(method: Method, triplets: Triplets) -> list[np.ndarray]:
     """The minibatches of a training, as the policies stage makes them."""
     how = {"epochs": method.optimiser.epochs, "batch_size": method.optimiser.batch_size, "seed": 0}
     return [triplets.rows(groups) for groups in training_batches(triplets.group_lengths, **how)]
+
+
+def minibatch(objective: PreferenceObjective, triplets: Triplets, rows: np.ndarray) -> tuple[torch.Tensor, dict]:
+    """The loss of one minibatch, before any training, and the figures of its curve."""
+    objective.prepare(triplets, [rows])
+    (part,) = objective.parts(0)
+    value, figures = objective.loss(part)
+    return value, {name: figure.item() for name, figure in figures.items()}
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,13 @@
 
 import copy
 import json
+from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import changed, spec_of, steps_of
+from conftest import changed, minibatch, spec_of, steps_of
 from transformers import AutoModelForCausalLM
 
 from mixdpo.errors import UserError
@@ -29,7 +30,7 @@ GATE, USER_GATE = {"kind": "gate"}, {"kind": "gate", "sees": "user"}
 
 def objective_of(method, model_folder, triplets, runtime, **given) -> PreferenceObjective:
     objective = PreferenceObjective(build(method, model_folder, runtime, seed=0, **given), method, runtime)
-    objective.prepare(triplets, len(steps_of(method, triplets)))
+    objective.prepare(triplets, steps_of(method, triplets))
     return objective
 
 
@@ -40,7 +41,7 @@ def train(objective, triplets, runtime, folder) -> pd.DataFrame:
     how = {"optimiser": optimiser, "seed": 0, "runtime": runtime, "resume": folder, "after_step": objective.after_step}
     rates = {True: optimiser.gate_learning_rate, False: optimiser.learning_rate}
     how |= {"learning_rates": lambda name: rates[".weights." in name]}
-    return fit(objective, steps_of(method, triplets), lambda rows: objective.loss(triplets, rows), **how)
+    return fit(objective, len(objective.batches), objective.parts, objective.loss, **how)
 
 
 # Relaxation (E.2)
@@ -97,12 +98,17 @@ def test_each_phase_has_its_own_settings(model_folder, triplets, method, runtime
     phases = [{"until": 0.5, "posterior": flat}, {"until": 1.0, "posterior": sharp, "beta": 0.05}]
     method = changed(method, experts={"heads": 3, "perturbation": 1.0}, phases=phases)
     objective = objective_of(method, model_folder, triplets, runtime)
-    spread, margin = {}, {}
+    objective.prepare(triplets, [np.arange(30)] * 100)
+    spread, margin, step = {}, {}, objective.em_step
+
+    def em_step(*given, **how):
+        found = step(*given, **how)
+        spread[share] = found[1].std(dim=1).mean().item()
+        return found
+
+    objective.em_step = em_step
     for share in (0.0, 0.49, 0.5, 0.9):
-        objective.step.fill_(int(share * 1000))
-        objective.steps = 1000
-        _, shown = objective.loss(triplets, np.arange(30))
-        spread[share], margin[share] = objective.q.std(dim=1).mean().item(), shown["margin"]
+        margin[share] = objective.loss(*objective.parts(round(100 * share)))[1]["margin"].item()
     assert spread[0.0] == spread[0.49] < spread[0.5] / 3 and spread[0.5] == spread[0.9]
     assert margin[0.0] == margin[0.49] == pytest.approx(2 * margin[0.5]) and margin[0.5] == margin[0.9]
 
@@ -116,7 +122,7 @@ def test_a_gate_is_held_to_the_uniform_distribution(model_folder, triplets, meth
         gated = changed(method, experts={"heads": 2}, weights=GATE | {"kl_uniform": weight})
         objective = objective_of(gated, model_folder, triplets, runtime)
         objective.policy.weights.linear.bias.data.copy_(log_w[0])
-        losses.append(objective.loss(triplets, np.arange(6))[0].item())
+        losses.append(minibatch(objective, triplets, np.arange(6))[0].item())
     assert losses[1] - losses[0] == pytest.approx(2 * kl_to_uniform(log_w).item(), rel=1e-4)
 
 
@@ -131,16 +137,19 @@ def test_parts_of_a_step_add_up_to_the_step(weights, model_folder, triplets, met
     for accumulate in (1, 3, 100):
         parted = changed(method, optimiser={"accumulate": accumulate})
         objective = objective_of(parted, model_folder, triplets, runtime)
-        value, shown = objective.loss(triplets, rows)
-        assert value.requires_grad == (accumulate == 1)
-        if value.requires_grad:
+        objective.prepare(triplets, [rows])
+        parts, figures = objective.parts(0), Counter()
+        assert len(parts) == min(accumulate, 7)
+        for part in parts:
+            value, shown = objective.loss(part)
             value.backward()
+            figures.update({"loss": value.item()} | {name: figure.item() for name, figure in shown.items()})
         gradients = {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
-        results.append((value.item(), shown, gradients))
-    for value, shown, gradients in results[1:]:
-        assert value == pytest.approx(results[0][0], rel=1e-5)
-        assert shown == pytest.approx(results[0][1], rel=1e-4, abs=1e-6)
-        for name, gradient in results[0][2].items():
+        results.append((figures, gradients, objective.mean_q))
+    for figures, gradients, mean_q in results[1:]:
+        assert figures == pytest.approx(results[0][0], rel=1e-4, abs=1e-6)
+        torch.testing.assert_close(mean_q, results[0][2])
+        for name, gradient in results[0][1].items():
             torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-6)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import changed
+from conftest import changed, minibatch
 from datasets import Dataset
 from scipy.optimize import linear_sum_assignment, minimize
 from scipy.special import softmax
@@ -450,8 +450,7 @@ def test_parity_with_trl(model_folder, method, tmp_path):
     triplets = Triplets(pd.DataFrame(ids), pd.DataFrame({"chosen": ref[:half], "rejected": ref[half:]}))
     trained = Policy.from_language_model(policy, independent_models=1)
     objective = PreferenceObjective(trained, changed(method, experts={"models": 1}), runtime)
-    objective.prepare(triplets, 9)
-    ours, _ = objective.loss(triplets, np.arange(half))
+    ours, _ = minibatch(objective, triplets, np.arange(half))
     ours.backward()
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     for name, p in trained.independent[0].named_parameters():

@@ -36,17 +36,17 @@ def test_learning_rate(schedule, last):
 def train(folder, model_folder, triplets, runtime, method, stop_at=None):
     """The state and curve of a policy trained on the triplets, as the policies stage trains it; `stop_at` kills it."""
     objective = PreferenceObjective(build(method, model_folder, runtime, seed=0), method, runtime)
-    objective.prepare(triplets, 9)
-    steps = iter(range(1000))
+    batches = steps_of(method, triplets)
+    objective.prepare(triplets, batches)
 
-    def loss(rows):
-        if next(steps) == stop_at:
+    def parts(step):
+        if step == stop_at:
             raise KeyboardInterrupt
-        return objective.loss(triplets, rows)
+        return objective.parts(step)
 
     folder.mkdir(exist_ok=True)
     how = {"optimiser": method.optimiser, "seed": 0, "runtime": runtime, "resume": folder}
-    curve = fit(objective, steps_of(method, triplets), loss, **how, after_step=objective.after_step)
+    curve = fit(objective, len(batches), parts, objective.loss, **how, after_step=objective.after_step)
     return objective.state_dict(), curve
 
 
@@ -97,8 +97,9 @@ def test_infinite_loss_is_one_line(tmp_path, runtime):
     with pytest.raises(UserError, match=r"finite loss.*lower learning_rate"):
         fit(
             layer,
-            [1] * 8,
-            lambda rows: (layer.weight.sum() * torch.inf, {}),
+            8,
+            lambda step: [{}],
+            lambda part: (layer.weight.sum() * torch.inf, {}),
             optimiser=Optimiser(),
             seed=0,
             runtime=runtime,

@@ -17,6 +17,8 @@ def found() -> dict[str, pd.DataFrame]:
 def test_the_curve_is_the_golden_one(found, name):
     golden = pd.DataFrame(json.loads(trajectories.FILE.read_text())["curves"][name])
     assert list(found[name]) == list(golden)
+    for curve in found[name], golden:
+        curve.loc[0, "accuracy"] = np.nan  # DPO's margins are 0 at first: rounding would decide
     np.testing.assert_allclose(found[name], golden, rtol=2e-4, atol=2e-5)
 
 

@@ -72,12 +72,13 @@ def curves() -> dict[str, pd.DataFrame]:
             objective = PreferenceObjective(build(method, model, runtime, seed=0), method, runtime)
             how = {"epochs": STEPS.epochs, "batch_size": STEPS.batch_size, "seed": 0}
             batches = [triplets.rows(groups) for groups in training_batches(triplets.group_lengths, **how)]
-            objective.prepare(triplets, len(batches))
+            objective.prepare(triplets, batches)
             (resume := Path(folder) / name).mkdir()
             found[name] = fit(
                 objective,
-                batches,
-                lambda rows, objective=objective: objective.loss(triplets, rows),
+                len(batches),
+                objective.parts,
+                objective.loss,
                 optimiser=STEPS,
                 seed=0,
                 runtime=runtime,

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mixdpo.errors import UserError
+from mixdpo.method.capture import Captured
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Optimiser
 from mixdpo.provenance import durable
 
 SAVING_SHARE = 0.03  # of the training time may go into saving the resume state
+FETCHED = 16  # steps whose figures are fetched from the device together
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -55,18 +57,114 @@ def optimiser_of(spec: Mapping[str, Any]) -> Optimiser:
     return Optimiser(**{name: spec[name] for name in names})
 
 
-def adamw_of(model: nn.Module, optimiser: Optimiser, peak: Callable[[str], float]) -> torch.optim.AdamW:
-    """AdamW with a group of parameters for each peak of the learning rate, which `peak` gives by name."""
+def adamw_of(
+    model: nn.Module, optimiser: Optimiser, peak: Callable[[str], float], device: str = "cpu"
+) -> torch.optim.AdamW:
+    """AdamW with a group of parameters for each peak of the learning rate, which `peak` gives by name.
+
+    On CUDA it can be captured: its rates are tensors, whose values `set_rates` changes in place.
+    """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     rates = sorted({peak(name) for name, _ in trained})
     groups = [{"params": [p for name, p in trained if peak(name) == rate], "peak": rate} for rate in rates]
-    return torch.optim.AdamW(groups, weight_decay=optimiser.weight_decay, fused=True)
+    cuda = device == "cuda"
+    for group in groups if cuda else []:
+        group["lr"] = torch.tensor(group["peak"], device=device)
+    return torch.optim.AdamW(groups, weight_decay=optimiser.weight_decay, fused=True, capturable=cuda)
+
+
+def set_rates(adamw: torch.optim.AdamW, factor: float) -> None:
+    """Set every learning rate to `factor` of its peak."""
+    for group in adamw.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(group["peak"] * factor)
+        else:
+            group["lr"] = group["peak"] * factor
+
+
+def buckets(shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Shapes (N, T, …) with room, so that a few serve all steps, and a CUDA graph can be replayed for each.
+
+    T is rounded up to a multiple of 16; the other numbers are the largest among the shapes of that T.
+    """
+    shapes = np.array(shapes)
+    shapes[:, 1] += -shapes[:, 1] % 16
+    room = {t: shapes[shapes[:, 1] == t].max(axis=0) for t in np.unique(shapes[:, 1])}
+    return [tuple(room[t].tolist()) for t in shapes[:, 1]]
+
+
+Part = Mapping[str, Any]
+"""What the loss of a step, or of a part of it, is computed from: tensors by name, and plain values that change how."""
+Loss = Callable[[Part], tuple[Tensor, dict[str, Tensor]]]
+
+
+class Step:
+    """One step of AdamW on a model: the loss and gradients of every part, clipping, the update, `after_step`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adamw: torch.optim.AdamW,
+        loss: Loss,
+        max_grad_norm: float,
+        runtime: Runtime,
+        after_step: Callable[[], None],
+    ):
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.adamw, self.loss, self.after_step = adamw, loss, after_step
+        self.max_grad_norm, self.runtime = max_grad_norm, runtime
+        self.names: list[str] = []
+
+    def __call__(self, parts: Sequence[Part]) -> Tensor:
+        """The figures that `names` names, on the device: loss, what the loss gives beside it, gradient norm."""
+        total: dict[str, Tensor] = {}
+        for part in parts:
+            with self.runtime.autocast():
+                value, shown = self.loss(part)
+            if value.requires_grad:
+                value.backward()
+            for name, figure in {"loss": value, **shown}.items():
+                total[name] = total[name] + figure.detach() if name in total else figure.detach()
+        total["gradient_norm"] = nn.utils.clip_grad_norm_(self.trained, self.max_grad_norm)
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+        self.after_step()
+        self.names = list(total)
+        return torch.stack([figure.float() for figure in total.values()])
+
+
+class Replayed:
+    """A `Step` on CUDA: for each kind of parts, one graph, which is replayed on parts copied to where it was captured.
+
+    A kind is the shapes of the tensors and the values beside them. A step that cannot be captured runs from Python.
+    """
+
+    def __init__(self, step: Step):
+        self.step, self.pool = step, torch.cuda.graph_pool_handle()
+        self.kinds: dict[str, tuple[list[dict], Captured]] = {}
+
+    def __call__(self, parts: Sequence[Part]) -> Tensor:
+        kind = repr([{n: tuple(v.shape) if isinstance(v, Tensor) else v for n, v in part.items()} for part in parts])
+        if kind not in self.kinds:
+            held = [on_device(part, self.step.runtime.device) for part in parts]
+            self.kinds[kind] = held, Captured(lambda: self.step(held), pool=self.pool)
+        held, captured = self.kinds[kind]
+        for to, part in zip(held, parts, strict=True):
+            for name, value in part.items():
+                if isinstance(value, Tensor):
+                    to[name].copy_(value.pin_memory(), non_blocking=True)
+        return captured().clone()  # the next replay of any graph writes over it
+
+
+def on_device(part: Part, device: str) -> dict[str, Any]:
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in part.items()}
 
 
 def fit(
     model: nn.Module,
-    batches: Sequence[np.ndarray],
-    loss: Callable[[np.ndarray], tuple[Tensor, dict[str, float]]],
+    steps: int,
+    parts: Callable[[int], Sequence[Part]],
+    loss: Loss,
     *,
     optimiser: Optimiser,
     seed: int,
@@ -76,49 +174,69 @@ def fit(
     after_step: Callable[[], None] = lambda: None,
     observe: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> pd.DataFrame:
-    """Train `model` in place, one optimiser step a batch, and return its curve, one row per step.
+    """Train `model` in place for `steps` steps of the optimiser, and return its curve, one row per step.
 
-    `loss` maps a batch (indices of rows) to a scalar and to further figures for the curve. If the scalar has no
-    grad_fn, `loss` has already called backward(). `after_step` is called after every optimiser step, and `observe`
-    with every row of the curve; after a kill, rows since the last save are observed again. `learning_rates` may give
-    each parameter, by name, its own peak. Parameters that require no gradient, or get none, stay as they are. State
-    is saved in `resume` as often as SAVING_SHARE allows. After a kill at any moment, the next call continues from
-    there and ends with the same weights. Raises `UserError` when the loss is not finite.
+    `parts` maps a step to its parts, on the CPU; `loss` maps a part, on the device, to a scalar and to further figures
+    for the curve. Gradients and figures add up over the parts, and activations are freed after each. `loss` and
+    `after_step`, which is called after every update, ask the device for no value. `observe` gets every row of the
+    curve; after a kill, rows since the last save are observed again. `learning_rates` may give each parameter, by name,
+    its own peak. Parameters that require no gradient, or get none, stay as they are. State is saved in `resume` as
+    often as SAVING_SHARE allows. After a kill at any moment, the next call continues from there and ends with the same
+    weights. Raises `UserError` when the loss is not finite.
     """
-    adamw = adamw_of(model, optimiser, learning_rates or (lambda name: optimiser.learning_rate))
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    state_file, first, rows = resume / "training.pt", 0, []
+    adamw = adamw_of(model, optimiser, learning_rates or (lambda name: optimiser.learning_rate), runtime.device)
+    state_file, first, curve = resume / "training.pt", 0, Curve(observe)
     if state_file.exists():
         state = torch.load(state_file, map_location=runtime.device, weights_only=True)
         model.load_state_dict(state["model"])
         adamw.load_state_dict(state["optimizer"])
-        first, rows = state["step"], state["rows"]
+        first, curve.rows = state["step"], state["rows"]
     saved_at, cost = time.monotonic(), 0.0
-    progress = tqdm(range(first, len(batches)), initial=first, total=len(batches), mininterval=2, unit="step")
-    for step in progress:
-        torch.manual_seed(seed * 1_000_003 + step)
-        factor = learning_rate_factor(step, len(batches), optimiser.warmup, optimiser.schedule)
-        for group in adamw.param_groups:
-            group["lr"] = group["peak"] * factor
-        with runtime.autocast():
-            value, shown = loss(batches[step])
-        if value.requires_grad:
-            value.backward()
-        norm = nn.utils.clip_grad_norm_(trained, optimiser.max_grad_norm)
-        if not torch.isfinite(value + norm):
-            raise UserError(
-                f"training step {step}: expected a finite loss, found {value.item()} (gradient norm {norm.item()}); "
-                "lower learning_rate or set runtime.precision to fp32"
-            )
-        adamw.step()
-        adamw.zero_grad(set_to_none=True)
-        after_step()
-        rows.append({"step": step, "loss": value.item(), **shown, "gradient_norm": norm.item(), "rate": factor})
-        observe(rows[-1])
-        progress.set_postfix(loss=f"{rows[-1]['loss']:.4f}", refresh=False)
-        if time.monotonic() - saved_at > cost / SAVING_SHARE:
+    step = Step(model, adamw, loss, optimiser.max_grad_norm, runtime, after_step)
+    run = Replayed(step) if runtime.device == "cuda" else step
+    progress = tqdm(range(first, steps), initial=first, total=steps, mininterval=2, unit="step")
+    for number in progress:
+        torch.manual_seed(seed * 1_000_003 + number)
+        factor = learning_rate_factor(number, steps, optimiser.warmup, optimiser.schedule)
+        set_rates(adamw, factor)
+        curve.add(number, run(parts(number)), step.names, factor)
+        saving = time.monotonic() - saved_at > cost / SAVING_SHARE
+        if saving or len(curve.waiting) == FETCHED or number + 1 == steps:
+            curve.fetch()
+            progress.set_postfix(loss=f"{curve.rows[-1]['loss']:.4f}", refresh=False)
+        if saving:
             started = time.monotonic()
-            state = {"model": model.state_dict(), "optimizer": adamw.state_dict(), "step": step + 1, "rows": rows}
+            state = {"model": model.state_dict(), "optimizer": adamw.state_dict()}
+            state |= {"step": number + 1, "rows": curve.rows}
             durable.write(state_file, lambda path, state=state: torch.save(state, path))
             saved_at, cost = time.monotonic(), time.monotonic() - started
-    return pd.DataFrame(rows)
+    return pd.DataFrame(curve.rows)
+
+
+class Curve:
+    """The rows of a training's curve. Their figures wait on the device, so that no step waits for the one before."""
+
+    def __init__(self, observe: Callable[[dict[str, float]], None]):
+        self.rows: list[dict[str, float]] = []
+        self.waiting: list[tuple[int, Tensor, Sequence[str], float]] = []
+        self.observe = observe
+
+    def add(self, step: int, figures: Tensor, names: Sequence[str], rate: float) -> None:
+        self.waiting.append((step, figures, names, rate))
+
+    def fetch(self) -> None:
+        """Make rows of the figures that wait, without those that are NaN because a step had nothing to show.
+
+        Raises `UserError` for the first loss or gradient that is not finite.
+        """
+        for step, figures, names, rate in self.waiting:
+            shown = dict(zip(names, figures.tolist(), strict=True))
+            if not math.isfinite(shown["loss"] + shown["gradient_norm"]):
+                raise UserError(
+                    f"training step {step}: expected a finite loss, found {shown['loss']} (gradient norm "
+                    f"{shown['gradient_norm']}); lower learning_rate or set runtime.precision to fp32"
+                )
+            known = {name: figure for name, figure in shown.items() if not math.isnan(figure)}
+            self.rows.append({"step": step, **known, "rate": rate})
+            self.observe(self.rows[-1])
+        self.waiting = []

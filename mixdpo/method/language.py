@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import NewGELUActivation
 
-from mixdpo.method.fit import fit, training_batches
+from mixdpo.method.fit import buckets, fit, training_batches
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Optimiser
 
-HEAD_ROWS = 256  # positions whose softmax is in memory at once
+HEAD_ROWS = {"cpu": 256, "cuda": 8192}
+"""Places whose softmax is in memory at once: what fits the cache of a processor, or keeps a GPU busy."""
 
 
 def load_language_model(path: Path, runtime: Runtime) -> PreTrainedModel:
@@ -36,47 +37,82 @@ def fuse_gelu(model: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """N right-padded sequences; `mask[n, t]` says that token t + 1 of sequence n is to be predicted."""
+    """N right-padded sequences, and the M places of the tokens to predict.
+
+    The state at place n · T + t, of token t of sequence n, predicts token t + 1. Filler rounds M up: it has place 0 and
+    row N.
+    """
 
     tokens: Tensor  # (N, T) int64
-    mask: Tensor  # (N, T - 1) bool
+    places: Tensor  # (M,) int64, ascending but for the filler
+    targets: Tensor  # (M,) int64, the tokens to predict
+    rows: Tensor  # (M,) int64, n of each place
 
     @classmethod
-    def of(cls, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], device: str) -> "TokenBatch":
+    def of(
+        cls,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        device: str,
+        shape: tuple[int, int, int] | None = None,
+    ) -> "TokenBatch":
+        """The tokens of completions are to be predicted. `shape` (N, T, M) leaves room for more sequences, tokens and
+        places; by default M is rounded up to 128, because the processor's matrix library stores a plan for every new
+        shape."""
         starts = np.array([len(p) for p in prompts])
         ends = starts + np.array([len(c) for c in completions])
-        tokens = np.zeros((len(ends), ends.max()), dtype=np.int64)
-        for row, prompt, completion in zip(tokens, prompts, completions, strict=True):
+        first = np.maximum(starts, 1)  # nothing predicts the first token
+        counts = ends - first
+        n, t, m = shape or (len(ends), ends.max(), counts.sum() + -counts.sum() % 128)
+        tokens = np.zeros((n, t), dtype=np.int64)
+        for row, prompt, completion in zip(tokens, prompts, completions):
             row[: len(prompt)] = prompt
             row[len(prompt) : len(prompt) + len(completion)] = completion
-        time = np.arange(1, tokens.shape[1])
-        mask = (time >= np.maximum(starts, 1)[:, None]) & (time < ends[:, None])
-        return cls(torch.from_numpy(tokens).to(device), torch.from_numpy(mask).to(device))
+        rows = np.full(m, n)
+        rows[: counts.sum()] = np.repeat(np.arange(len(ends)), counts)
+        places, targets, real = np.zeros(m, dtype=np.int64), np.zeros(m, dtype=np.int64), slice(counts.sum())
+        within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+        places[real] = rows[real] * t + np.repeat(first - 1, counts) + within
+        targets[real] = tokens.reshape(-1)[places[real] + 1]
+        return cls(*(torch.from_numpy(array).to(device) for array in (tokens, places, targets, rows)))
+
+    @property
+    def mask(self) -> Tensor:
+        """mask[n, t] says that token t + 1 of sequence n is to be predicted: (N, T − 1) bool."""
+        return self.grid(self.rows < len(self.tokens)).bool()
+
+    def grid(self, values: Tensor) -> Tensor:
+        """Values of the places (M, …) where they belong, 0 elsewhere: (N, T − 1, …)."""
+        (n, t), real = self.tokens.shape, self.rows < len(self.tokens)
+        flat = values.new_zeros(n * t, *values.shape[1:]).index_put((self.places[real],), values[real])
+        return flat.unflatten(0, (n, t))[:, :-1]
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sums of the values of the places (M, …) by sequence: (N, …)."""
+        n = len(self.tokens)
+        return values.new_zeros(n + 1, *values.shape[1:]).index_add(0, self.rows, values)[:n]
 
 
 def hidden_states(encoder: PreTrainedModel, batch: TokenBatch) -> Tensor:
-    """Final hidden states where a token is to be predicted: (M, d), M = masked positions of the batch.
+    """Final hidden states at the places of the batch: (M, d).
 
     Padding stands to the right of every real token, so causal attention never sees it and needs no mask.
     """
-    return encoder(input_ids=batch.tokens, use_cache=False).last_hidden_state[:, :-1][batch.mask]
+    states = encoder(input_ids=batch.tokens, use_cache=False).last_hidden_state
+    return states.flatten(0, 1).index_select(0, batch.places)
 
 
 def head_log_probs(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
-    """log softmax(head(hidden)) at the targets: hidden (M, d), targets (M,) → (M,), fp32.
-
-    Rows are padded to a multiple of 128, because the processor's matrix library stores a plan for every new shape.
-    """
-    rows, weight, device = len(targets), head.weight, hidden.device.type
+    """log softmax(head(hidden)) at the targets: hidden (M, d), targets (M,) → (M,), fp32."""
+    weight, device = head.weight, hidden.device.type
     precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     if head.bias is not None:  # one more feature, which is always 1
         hidden, weight = F.pad(hidden, (0, 1), value=1.0), torch.cat([weight, head.bias[:, None]], dim=1)
-    hidden, targets = F.pad(hidden.to(precision), (0, 0, 0, -rows % 128)), F.pad(targets, (0, -rows % 128))
-    return LinearLogProbs.apply(hidden, weight, targets, torch.is_grad_enabled())[:rows]
+    return LinearLogProbs.apply(hidden.to(precision), weight, targets, torch.is_grad_enabled())
 
 
 class LinearLogProbs(torch.autograd.Function):
-    """log softmax(hidden weightᵀ) at the targets, HEAD_ROWS rows at a time: products in the precision of hidden.
+    """log softmax(hidden weightᵀ) at the targets, some rows at a time: products in the precision of hidden.
 
     Logits are stored for the backward pass in that precision; computing them again would add a fourth product to three.
     With e = softmax − onehot(targets) and g the gradient of the result, the gradients are −(g e) weight and
@@ -85,9 +121,10 @@ class LinearLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, keep: bool) -> Tensor:
-        narrow, values, kept = weight.to(hidden.dtype), [], []
-        for rows, wanted in zip(hidden.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True):
+        narrow, values, kept, chunk = padded(weight, hidden.dtype), [], [], HEAD_ROWS[hidden.device.type]
+        for rows, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True):
             logits = rows @ narrow.T
+            logits[:, len(weight) :] = -torch.inf
             values.append(-F.cross_entropy(logits.float(), wanted, reduction="none"))
             kept += [logits] * keep
         values = torch.cat(values)
@@ -97,31 +134,42 @@ class LinearLogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         hidden, weight, targets, values, *kept = ctx.saved_tensors
-        narrow, columns = weight.to(hidden.dtype), (hidden, targets[:, None], values[:, None], -grad[:, None])
+        chunk, narrow = HEAD_ROWS[hidden.device.type], padded(weight, hidden.dtype)
+        columns = (hidden, targets[:, None], values[:, None], -grad[:, None])
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        grad_weight = weight.new_zeros(narrow.shape) if ctx.needs_input_grad[1] else None
         for i, (logits, rows, wanted, value, g) in enumerate(
-            zip(kept, *(column.split(HEAD_ROWS) for column in columns), strict=True)
+            zip(kept, *(column.split(chunk) for column in columns), strict=True)
         ):
             error = logits.softmax(dim=-1)  # fp32 inside, rounded once; p − 1 of the target is exact from log p
             error.scatter_(1, wanted, value.expm1().to(error.dtype))
             if grad_hidden is not None:
-                grad_hidden[i * HEAD_ROWS : (i + 1) * HEAD_ROWS] = (error @ narrow) * g
+                grad_hidden[i * chunk : (i + 1) * chunk] = (error @ narrow) * g
             if grad_weight is not None:
                 grad_weight += error.T @ (rows * g).to(rows.dtype)
-        return grad_hidden, grad_weight, None, None
+        return grad_hidden, None if grad_weight is None else grad_weight[: len(weight)], None, None
 
 
-def token_log_probs(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
-    """log π(y_t | x, y_<t) at the masked positions, 0 elsewhere: (N, T - 1), fp32."""
-    hidden, targets = hidden_states(model.base_model, batch), batch.tokens[:, 1:][batch.mask]
-    values = head_log_probs(hidden, model.get_output_embeddings(), targets)
-    return torch.zeros_like(batch.mask, dtype=torch.float32).masked_scatter(batch.mask, values)
+def padded(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """An output matrix (V, d) in `dtype` with rows of zeros up to a multiple of 64.
+
+    A GPU multiplies by an odd number of rows, as GPT-2's 50,257, at a quarter of its speed.
+    """
+    if len(weight) % 64 == 0:
+        return weight.to(dtype)
+    wide = weight.new_zeros(len(weight) + -len(weight) % 64, weight.shape[1], dtype=dtype)
+    wide[: len(weight)] = weight
+    return wide
 
 
 def sequence_log_probs(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
     """log π(y | x) = Σ_t log π(y_t | x, y_<t) over completion tokens: (N,)."""
-    return token_log_probs(model, batch).sum(dim=1)
+    return batch.sums(place_log_probs(model, batch))
+
+
+def place_log_probs(model: PreTrainedModel, batch: TokenBatch) -> Tensor:
+    """log π(y_t | x, y_<t) at the places of the batch: (M,), fp32."""
+    return head_log_probs(hidden_states(model.base_model, batch), model.get_output_embeddings(), batch.targets)
 
 
 def token_rows(
@@ -138,10 +186,6 @@ def token_rows(
     return [row for row in rows if len(row) > 1]
 
 
-def _batch(rows: Sequence[Sequence[int]], runtime: Runtime) -> TokenBatch:
-    return TokenBatch.of([[]] * len(rows), rows, runtime.device)
-
-
 def train_language_model(
     model: PreTrainedModel,
     rows: list[list[int]],
@@ -153,13 +197,21 @@ def train_language_model(
     resume: Path,
 ) -> pd.DataFrame:
     """Minimise the mean negative log-likelihood per token of `rows`; returns the curve of `fit`."""
-
-    def loss(batch: np.ndarray):
-        tokens = _batch([rows[i] for i in batch], runtime)
-        return -token_log_probs(model, tokens).sum() / tokens.mask.sum(), {}
-
     batches = training_batches([len(r) for r in rows], epochs=epochs, batch_size=optimiser.batch_size, seed=seed)
-    return fit(model, batches, loss, optimiser=optimiser, seed=seed, runtime=runtime, resume=resume)
+    counts = [(len(b), max(len(rows[i]) for i in b), sum(len(rows[i]) - 1 for i in b)) for b in batches]
+    shapes = buckets(counts) if runtime.device == "cuda" else [None] * len(batches)
+
+    def parts(step: int) -> list[dict]:
+        texts = [rows[i] for i in batches[step]]
+        return [vars(TokenBatch.of([[]] * len(texts), texts, "cpu", shapes[step]))]
+
+    def loss(part: dict) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = TokenBatch(**part)
+        real = batch.rows < len(batch.tokens)
+        return -(place_log_probs(model, batch) * real).sum() / real.sum(), {}
+
+    how = {"optimiser": optimiser, "seed": seed, "runtime": runtime, "resume": resume}
+    return fit(model, len(batches), parts, loss, **how)
 
 
 @torch.no_grad()
@@ -167,8 +219,9 @@ def perplexity(model: PreTrainedModel, rows: list[list[int]], runtime: Runtime, 
     """exp of the mean negative log-likelihood per predicted token."""
     rows, total, count = sorted(rows, key=len), 0.0, 0
     for i in range(0, len(rows), batch_size):
-        tokens = _batch(rows[i : i + batch_size], runtime)
+        texts = rows[i : i + batch_size]
         with runtime.autocast():
-            total -= token_log_probs(model, tokens).double().sum().item()
-        count += int(tokens.mask.sum())
+            values = sequence_log_probs(model, TokenBatch.of([[]] * len(texts), texts, runtime.device))
+        total -= values.double().sum().item()
+        count += sum(len(text) - 1 for text in texts)
     return float(np.exp(total / count))

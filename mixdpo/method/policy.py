@@ -1,7 +1,7 @@
 """Policies: K experts (heads on a shared encoder, whole models, or adapters), mixed by global weights or by a gate.
 
-N = sequences or prompts, K = experts, T = tokens, M = predicted positions of a batch, d = hidden size, V = vocabulary,
-U = users.
+N = sequences or prompts, K = experts, T = tokens, M = places of a batch (`TokenBatch`), d = hidden size,
+V = vocabulary, U = users.
 """
 
 import copy
@@ -152,12 +152,12 @@ class Policy(nn.Module):
     def expert_log_probs(
         self, batch: TokenBatch, hidden: Tensor | None = None, experts: Sequence[int] | None = None
     ) -> Tensor:
-        """log π_k(y_t | x, y_<t) at the masked positions in row order: (M, K), fp32; one encoder pass for all heads.
+        """log π_k(y_t | x, y_<t) at the places of the batch: (M, K), fp32; one encoder pass for all heads.
 
         `hidden` (M, d) replaces that pass when the encoder is frozen and its states are known. Only `experts` are
         run, all K unless given.
         """
-        targets, columns = batch.tokens[:, 1:][batch.mask], []
+        columns = []
         for k in range(self.experts) if experts is None else experts:
             if k >= len(self.heads):
                 model = self.language_model(k)
@@ -165,20 +165,16 @@ class Policy(nn.Module):
             else:
                 states = hidden = hidden_states(self.encoder, batch) if hidden is None else hidden
                 layer = self.heads[k]
-            columns.append(head_log_probs(states, layer, targets))
+            columns.append(head_log_probs(states, layer, batch.targets))
         return torch.stack(columns, dim=-1)
 
     def log_probs(self, batch: TokenBatch, hidden: Tensor | None = None) -> Tensor:
         """log π_k(y | x) of whole completions: (N, K)."""
-        values, rows = self.expert_log_probs(batch, hidden), batch.mask.nonzero()[:, 0]
-        return values.new_zeros(len(batch.mask), self.experts).index_add(0, rows, values)
+        return batch.sums(self.expert_log_probs(batch, hidden))
 
     def token_log_probs(self, batch: TokenBatch, experts: Sequence[int] | None = None) -> Tensor:
         """log π_k(y_t | x, y_<t) of `experts`, all K unless given, 0 where nothing is predicted: (N, K, T − 1)."""
-        values = self.expert_log_probs(batch, experts=experts)
-        grid = values.new_zeros(*batch.mask.shape, values.shape[-1])
-        grid[batch.mask] = values
-        return grid.transpose(1, 2)
+        return batch.grid(self.expert_log_probs(batch, experts=experts)).transpose(1, 2)
 
     @torch.no_grad()
     def generate(

@@ -36,12 +36,12 @@ def gates(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reference: P
     rng = np.random.default_rng(spec["seed"])
     batches = [rng.integers(len(labels), size=spec["batch_size"]) for _ in range(spec["steps"])]
 
-    def loss(rows: np.ndarray):
-        log_w = gate(features[rows])
-        return F.nll_loss(log_w, labels[rows]), {"accuracy": (log_w.argmax(1) == labels[rows]).float().mean().item()}
+    def loss(part: dict):
+        log_w, truth = gate(features[part["rows"]]), labels[part["rows"]]
+        return F.nll_loss(log_w, truth), {"accuracy": (log_w.argmax(1) == truth).float().mean()}
 
     how = {"optimiser": optimiser_of(spec), "seed": spec["seed"], "runtime": runtime, "resume": resume}
-    curve = fit(gate.linear, batches, loss, **how)
+    curve = fit(gate.linear, len(batches), lambda step: [{"rows": torch.from_numpy(batches[step])}], loss, **how)
     with torch.no_grad():
         accuracy = [
             {"split": s, "prompts": len(y), "accuracy": (gate(x).argmax(1) == y).double().mean().item()}

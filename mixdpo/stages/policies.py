@@ -51,12 +51,13 @@ def policies(
     objective, optimiser = PreferenceObjective(built, method, runtime), method.optimiser
     how = {"epochs": optimiser.epochs, "batch_size": optimiser.batch_size, "seed": seed}
     batches = [train.rows(groups) for groups in training_batches(train.group_lengths, **how)]
-    objective.prepare(train, len(batches))
+    objective.prepare(train, batches)
     before, _ = objective.evaluate(validation)
     curve = fit(
         objective,
-        batches,
-        lambda rows: objective.loss(train, rows),
+        len(batches),
+        objective.parts,
+        objective.loss,
         optimiser=optimiser,
         seed=seed,
         runtime=runtime,

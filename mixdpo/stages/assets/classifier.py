@@ -63,7 +63,7 @@ def classifier(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reviews
         found = frame["label"].value_counts().to_dict()
         raise UserError(f"{reviews}: expected training reviews of both labels 0 and 1, found {found}")
     frame = frame.sample(frac=1, random_state=spec["seed"])[: spec["reviews"]]
-    labels = torch.tensor(frame["label"].astype(int).to_numpy(), device=runtime.device)
+    labels = torch.tensor(frame["label"].astype(int).to_numpy())
     tokenizer = train_tokenizer(frame["text"], spec["vocabulary"], spec["max_tokens"])
     rng = np.random.default_rng(spec["seed"])
     texts = frame["text"].tolist() + crops(frame["text"].tolist(), rng, spec["crop_words"])
@@ -84,16 +84,19 @@ def classifier(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reviews
     )
     model = model.to(runtime.device).train()
 
-    def loss(batch: np.ndarray):
-        padded = tokenizer.pad({"input_ids": [rows[i] for i in batch]}, return_tensors="pt").to(runtime.device)
-        logits = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits.float()
-        truth = labels[torch.from_numpy(batch % len(labels)).to(runtime.device)]
-        return F.cross_entropy(logits, truth), {"accuracy": (logits.argmax(1) == truth).float().mean().item()}
+    def parts(step: int) -> list[dict]:
+        batch = batches[step]
+        padded = tokenizer.pad({"input_ids": [rows[i] for i in batch]}, return_tensors="pt")
+        return [{"ids": padded["input_ids"], "mask": padded["attention_mask"], "labels": labels[batch % len(labels)]}]
+
+    def loss(part: dict):
+        logits, truth = model(input_ids=part["ids"], attention_mask=part["mask"]).logits.float(), part["labels"]
+        return F.cross_entropy(logits, truth), {"accuracy": (logits.argmax(1) == truth).float().mean()}
 
     optimiser, seed = optimiser_of(spec), spec["seed"]
     lengths, batch_size = [len(row) for row in rows], optimiser.batch_size
     batches = training_batches(lengths, epochs=spec["epochs"], batch_size=batch_size, seed=seed)
-    curve = fit(model, batches, loss, optimiser=optimiser, seed=seed, runtime=runtime, resume=resume)
+    curve = fit(model, len(batches), parts, loss, optimiser=optimiser, seed=seed, runtime=runtime, resume=resume)
     curve.to_csv(out / "curve.csv", index=False)
     model.save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
