@@ -6,12 +6,13 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mixdpo.method.language import (
     TokenBatch,
     head_log_probs,
     load_language_model,
+    padded,
     perplexity,
     sequence_log_probs,
     token_rows,
@@ -129,3 +130,55 @@ def test_no_epoch_of_fine_tuning_keeps_the_base_model(tmp_path, model_folder, re
     assert weights[0].keys() == weights[1].keys() and all(weights[0][n].equal(weights[1][n]) for n in weights[0])
     table = pd.read_csv(tmp_path / "perplexity.csv")
     assert (table["before"] == table["after"]).all()
+
+
+def test_causal_attention_needs_no_mask_while_a_graph_is_captured(model_folder, runtime, monkeypatch):
+    """The same states as fused attention, where transformers, which thinks that it is traced, would make a mask."""
+    tokens, states, masks = torch.arange(24).reshape(2, 12), [], []
+    fused = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(*given, attn_mask=None, **how):
+        masks.append(attn_mask)
+        return fused(*given, attn_mask=attn_mask, **how)
+
+    monkeypatch.setattr("transformers.masking_utils.is_tracing", lambda tensor=None: True)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    for attention in ("sdpa", "causal"):
+        model = AutoModelForCausalLM.from_pretrained(model_folder, attn_implementation=attention)
+        with torch.no_grad():
+            states.append(model.eval().base_model(tokens, use_cache=False).last_hidden_state)
+        assert all((mask is None) == (attention == "causal") for mask in masks)
+        masks.clear()
+    torch.testing.assert_close(*states)
+    model.save_pretrained(tmp := model_folder.parent / "causal")
+    assert "causal" not in (tmp / "config.json").read_text()
+
+
+@pytest.mark.parametrize("vocabulary", [50, 64, 65])
+def test_rows_that_fill_up_the_vocabulary_get_no_probability(vocabulary):
+    """`padded` adds rows of zeros, whose logits would be 0: values and gradients are those of the matrix itself."""
+    torch.manual_seed(0)
+    head, states, targets = (
+        torch.nn.Linear(8, vocabulary, bias=False),
+        torch.randn(5, 8),
+        torch.tensor([0, 1, 2, 3, 49]),
+    )
+    assert padded(head.weight, torch.bfloat16).shape == (-(-vocabulary // 64) * 64, 8)
+    values = head_log_probs(states.requires_grad_(), head, targets)
+    expected = head(states).log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+    torch.testing.assert_close(values, expected)
+    for p in (states, head.weight):
+        (found,) = torch.autograd.grad(values.sum(), p, retain_graph=True)
+        torch.testing.assert_close(found, torch.autograd.grad(expected.sum(), p, retain_graph=True)[0])
+
+
+def test_a_batch_with_room_gives_the_same_numbers(model_folder, runtime):
+    model = load_language_model(model_folder, runtime)
+    texts = [[5, 6], [7], []], [[8, 9, 10, 11], [12], [13, 14]]
+    tight, roomy = TokenBatch.of(*texts, "cpu"), TokenBatch.of(*texts, "cpu", (5, 16, 300))
+    assert tight.tokens.shape == (3, 6) and len(tight.places) == 128 and roomy.tokens.shape == (5, 16)
+    with torch.no_grad():
+        both = [sequence_log_probs(model, batch) for batch in (tight, roomy)]
+    torch.testing.assert_close(both[0], both[1][:3])
+    assert both[1][3:].tolist() == [0, 0]
+    assert tight.mask.equal(roomy.mask[:3, :5]) and not roomy.mask[3:].any() and not roomy.mask[:, 5:].any()

@@ -62,31 +62,29 @@ def random_triplets(model: Path, runtime: Runtime) -> Triplets:
     return Triplets(frame, pd.DataFrame(known))
 
 
+def curve(
+    method: Method, model: Path, triplets: Triplets, resume: Path, runtime: Runtime, fixed: bool = False
+) -> pd.DataFrame:
+    """The curve of a method over STEPS; `fixed` as in `PreferenceObjective.prepare`."""
+    objective = PreferenceObjective(build(method, model, runtime, seed=0), method, runtime)
+    how = {"epochs": STEPS.epochs, "batch_size": STEPS.batch_size, "seed": 0}
+    batches = [triplets.rows(groups) for groups in training_batches(triplets.group_lengths, **how)]
+    objective.prepare(triplets, batches, fixed)
+    resume.mkdir()
+    how = {"optimiser": STEPS, "seed": 0, "runtime": runtime, "resume": resume, "after_step": objective.after_step}
+    rates = {True: STEPS.gate_learning_rate, False: STEPS.learning_rate}
+    how |= {"learning_rates": lambda name: rates[".weights." in name]}
+    return fit(objective, len(batches), objective.parts, objective.loss, **how)
+
+
 def curves() -> dict[str, pd.DataFrame]:
     """The curve of every method, in fp32 on one thread of a processor."""
-    runtime, found = Runtime.choose("cpu", "fp32", 1), {}
-    with tempfile.TemporaryDirectory() as folder:
-        model = random_model(Path(folder) / "model")
+    runtime = Runtime.choose("cpu", "fp32", 1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = random_model(folder / "model")
         triplets = random_triplets(model, runtime)
-        for name, method in METHODS.items():
-            objective = PreferenceObjective(build(method, model, runtime, seed=0), method, runtime)
-            how = {"epochs": STEPS.epochs, "batch_size": STEPS.batch_size, "seed": 0}
-            batches = [triplets.rows(groups) for groups in training_batches(triplets.group_lengths, **how)]
-            objective.prepare(triplets, batches)
-            (resume := Path(folder) / name).mkdir()
-            found[name] = fit(
-                objective,
-                len(batches),
-                objective.parts,
-                objective.loss,
-                optimiser=STEPS,
-                seed=0,
-                runtime=runtime,
-                resume=resume,
-                learning_rates=lambda n: STEPS.gate_learning_rate if ".weights." in n else STEPS.learning_rate,
-                after_step=objective.after_step,
-            )
-    return found
+        return {name: curve(method, model, triplets, folder / name, runtime) for name, method in METHODS.items()}
 
 
 def environment() -> dict[str, str]:

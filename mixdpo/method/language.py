@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import NewGELUActivation
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mixdpo.method.fit import buckets, fit, training_batches
 from mixdpo.method.runtime import Runtime
@@ -18,6 +21,20 @@ from mixdpo.method.settings import Optimiser
 
 HEAD_ROWS = {"cpu": 256, "cuda": 8192}
 """Places whose softmax is in memory at once: what fits the cache of a processor, or keeps a GPU busy."""
+
+
+def causal_mask(*, q_length: int, kv_length: int, attention_mask: Tensor | None = None, **how) -> Tensor | None:
+    """The mask of fused attention; none where whole sequences attend to themselves, since `is_causal` says it all.
+
+    While a CUDA graph is captured transformers makes a mask even there, and fused attention is slow with one.
+    """
+    if attention_mask is None and q_length == kv_length:
+        return None
+    return sdpa_mask(q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, **how)
+
+
+ALL_MASK_ATTENTION_FUNCTIONS.register("causal", causal_mask)
+ALL_ATTENTION_FUNCTIONS.register("causal", sdpa_attention_forward)
 
 
 def load_language_model(path: Path, runtime: Runtime) -> PreTrainedModel:
