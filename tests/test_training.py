@@ -12,6 +12,7 @@ from conftest import changed, steps_of
 
 from mixdpo.errors import UserError
 from mixdpo.method import fit as training
+from mixdpo.method.capture import compiled, layers_of
 from mixdpo.method.fit import buckets, epoch_batches, fit, learning_rate_factor
 from mixdpo.method.initial import build
 from mixdpo.method.objective import PreferenceObjective
@@ -121,3 +122,20 @@ def test_parts_of_fixed_shapes_take_the_same_steps(name, tmp_path, runtime):
     for fixed in (False, True):
         curves.append(trajectories.curve(method, model, triplets, tmp_path / str(fixed), runtime, fixed))
     pd.testing.assert_frame_equal(*curves, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_layers_take_the_same_steps(tmp_path, runtime):
+    """As on CUDA, where they are compiled for long trainings; afterwards the layers are as before."""
+    method, model = trajectories.METHODS["Mix-DPO, Case 1"], trajectories.random_model(tmp_path / "model")
+    triplets = trajectories.random_triplets(model, runtime)
+    plain = trajectories.curve(method, model, triplets, tmp_path / "plain", runtime)
+    objective = trajectories.objective_of(method, model, triplets, runtime)
+    before = objective.state_dict()
+    assert len(layers_of(objective)) == 2
+    with compiled(objective, "cpu"):
+        assert all(layer._compiled_call_impl for layer in layers_of(objective))
+        curve = trajectories.train(objective, tmp_path / "compiled", runtime)
+    assert not any(layer._compiled_call_impl for layer in layers_of(objective))
+    assert objective.state_dict().keys() == before.keys()
+    pd.testing.assert_frame_equal(plain, curve, rtol=1e-3, atol=1e-5)

@@ -62,19 +62,29 @@ def random_triplets(model: Path, runtime: Runtime) -> Triplets:
     return Triplets(frame, pd.DataFrame(known))
 
 
-def curve(
-    method: Method, model: Path, triplets: Triplets, resume: Path, runtime: Runtime, fixed: bool = False
-) -> pd.DataFrame:
-    """The curve of a method over STEPS; `fixed` as in `PreferenceObjective.prepare`."""
+def objective_of(
+    method: Method, model: Path, triplets: Triplets, runtime: Runtime, fixed: bool = False
+) -> PreferenceObjective:
+    """Prepared for STEPS; `fixed` as in `PreferenceObjective.prepare`."""
     objective = PreferenceObjective(build(method, model, runtime, seed=0), method, runtime)
     how = {"epochs": STEPS.epochs, "batch_size": STEPS.batch_size, "seed": 0}
     batches = [triplets.rows(groups) for groups in training_batches(triplets.group_lengths, **how)]
     objective.prepare(triplets, batches, fixed)
+    return objective
+
+
+def train(objective: PreferenceObjective, resume: Path, runtime: Runtime) -> pd.DataFrame:
     resume.mkdir()
     how = {"optimiser": STEPS, "seed": 0, "runtime": runtime, "resume": resume, "after_step": objective.after_step}
     rates = {True: STEPS.gate_learning_rate, False: STEPS.learning_rate}
     how |= {"learning_rates": lambda name: rates[".weights." in name]}
-    return fit(objective, len(batches), objective.parts, objective.loss, **how)
+    return fit(objective, len(objective.batches), objective.parts, objective.loss, **how)
+
+
+def curve(
+    method: Method, model: Path, triplets: Triplets, resume: Path, runtime: Runtime, fixed: bool = False
+) -> pd.DataFrame:
+    return train(objective_of(method, model, triplets, runtime, fixed), resume, runtime)
 
 
 def curves() -> dict[str, pd.DataFrame]:

@@ -1,9 +1,14 @@
-"""CUDA graphs: a step of fixed shapes that is recorded once and replayed without Python."""
+"""Less Python and fewer kernels in a step on CUDA: graphs that are replayed, and layers that are compiled."""
 
+import contextlib
+import importlib.util
+import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 WARM_UP = 3
 """Calls before the capture, in which libraries choose their kernels and set up their workspaces."""
@@ -55,3 +60,27 @@ class Captured:
         except RuntimeError as error:
             warnings.warn(f"CUDA graph: capture failed, so every step runs from Python: {error}", stacklevel=3)
             self.ordinary = True
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The layers of all models of transformers in `model`."""
+    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    kinds = {kind for part in parts for kind in part._no_split_modules or ()}
+    return [module for module in model.modules() if type(module).__name__ in kinds]
+
+
+@contextlib.contextmanager
+def compiled(model: nn.Module, device: str = "cuda") -> Iterator[None]:
+    """In the context, forward and backward of the layers are compiled, once for all layers and lengths.
+
+    Compiling whole steps takes minutes; layers take seconds, and have most of the small kernels. Without a C compiler,
+    and on CUDA without triton, or if a layer cannot be compiled, it runs as it is.
+    """
+    able = any(map(shutil.which, ("cc", "gcc", "clang"))) and (device == "cpu" or importlib.util.find_spec("triton"))
+    layers = layers_of(model) if able else []
+    torch._dynamo.config.suppress_errors = True
+    for layer in layers:
+        layer.compile(dynamic=True)
+    yield
+    for layer in layers:
+        layer._compiled_call_impl = None

@@ -1,5 +1,6 @@
 """One training loop for every model: batches, precision, schedule, curve, and a resume that gives the same bytes."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mixdpo.errors import UserError
-from mixdpo.method.capture import Captured
+from mixdpo.method.capture import Captured, compiled
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Optimiser
 from mixdpo.provenance import durable
 
 SAVING_SHARE = 0.03  # of the training time may go into saving the resume state
 FETCHED = 16  # steps whose figures are fetched from the device together
+COMPILED = 2000  # steps on CUDA that repay the time of compiling layers
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -191,25 +193,26 @@ def fit(
         model.load_state_dict(state["model"])
         adamw.load_state_dict(state["optimizer"])
         first, curve.rows = state["step"], state["rows"]
-    saved_at, cost = time.monotonic(), 0.0
     step = Step(model, adamw, loss, optimiser.max_grad_norm, runtime, after_step)
-    run = Replayed(step) if runtime.device == "cuda" else step
+    cuda, saved_at, cost = runtime.device == "cuda", time.monotonic(), 0.0
+    run = Replayed(step) if cuda else step
     progress = tqdm(range(first, steps), initial=first, total=steps, mininterval=2, unit="step")
-    for number in progress:
-        torch.manual_seed(seed * 1_000_003 + number)
-        factor = learning_rate_factor(number, steps, optimiser.warmup, optimiser.schedule)
-        set_rates(adamw, factor)
-        curve.add(number, run(parts(number)), step.names, factor)
-        saving = time.monotonic() - saved_at > cost / SAVING_SHARE
-        if saving or len(curve.waiting) == FETCHED or number + 1 == steps:
-            curve.fetch()
-            progress.set_postfix(loss=f"{curve.rows[-1]['loss']:.4f}", refresh=False)
-        if saving:
-            started = time.monotonic()
-            state = {"model": model.state_dict(), "optimizer": adamw.state_dict()}
-            state |= {"step": number + 1, "rows": curve.rows}
-            durable.write(state_file, lambda path, state=state: torch.save(state, path))
-            saved_at, cost = time.monotonic(), time.monotonic() - started
+    with compiled(model) if cuda and steps >= COMPILED else contextlib.nullcontext():
+        for number in progress:
+            torch.manual_seed(seed * 1_000_003 + number)
+            factor = learning_rate_factor(number, steps, optimiser.warmup, optimiser.schedule)
+            set_rates(adamw, factor)
+            curve.add(number, run(parts(number)), step.names, factor)
+            saving = time.monotonic() - saved_at > cost / SAVING_SHARE
+            if saving or len(curve.waiting) == FETCHED or number + 1 == steps:
+                curve.fetch()
+                progress.set_postfix(loss=f"{curve.rows[-1]['loss']:.4f}", refresh=False)
+            if saving:
+                started = time.monotonic()
+                state = {"model": model.state_dict(), "optimizer": adamw.state_dict()}
+                state |= {"step": number + 1, "rows": curve.rows}
+                durable.write(state_file, lambda path, state=state: torch.save(state, path))
+                saved_at, cost = time.monotonic(), time.monotonic() - started
     return pd.DataFrame(curve.rows)
 
 

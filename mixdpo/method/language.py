@@ -142,7 +142,7 @@ class LinearLogProbs(torch.autograd.Function):
         for rows, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True):
             logits = rows @ narrow.T
             logits[:, len(weight) :] = -torch.inf
-            values.append(-F.cross_entropy(logits.float(), wanted, reduction="none"))
+            values.append(logits.log_softmax(dim=-1, dtype=torch.float32).gather(1, wanted[:, None]).squeeze(1))
             kept += [logits] * keep
         values = torch.cat(values)
         ctx.save_for_backward(hidden, weight, targets, values, *kept)

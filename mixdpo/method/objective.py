@@ -122,7 +122,7 @@ class PreferenceObjective(nn.Module):
         experts, how, device = self.policy.experts, self.method.experts, self.runtime.device
         self.triplets, self.batches = triplets, [self.divided(triplets, rows) for rows in batches]
         self.features = F.pad(self.context_features(triplets), (0, 0, 0, 1))
-        self.reference = F.pad(torch.from_numpy(triplets.reference), (0, 0, 0, 1)).to(device)
+        self.reference = F.pad(torch.tensor(triplets.reference), (0, 0, 0, 1)).to(device)
         self.context = torch.from_numpy(np.append(triplets.context, len(triplets.contexts))).to(device)
         self.mean_q = torch.zeros(experts, device=device)
         columns = triplets.labels.drop(columns="user", errors="ignore").items()
