@@ -19,8 +19,8 @@ from mixdpo.method.fit import buckets, fit, training_batches
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Optimiser
 
-HEAD_ROWS = {"cpu": 256, "cuda": 8192}
-"""Places whose softmax is in memory at once: what fits the cache of a processor, or keeps a GPU busy."""
+HEAD_ROWS = {"cpu": 64, "cuda": 8192}
+"""Places whose softmax is in memory at once in fp32: what fits the cache of a processor, or keeps a GPU busy."""
 
 
 def causal_mask(*, q_length: int, kv_length: int, attention_mask: Tensor | None = None, **how) -> Tensor | None:
@@ -129,50 +129,47 @@ def head_log_probs(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
 
 
 class LinearLogProbs(torch.autograd.Function):
-    """log softmax(hidden weightᵀ) at the targets, some rows at a time: products in the precision of hidden.
+    """log softmax(hidden weightᵀ) at the targets: products in the precision of hidden, the rest in fp32.
 
-    Logits are stored for the backward pass in that precision; computing them again would add a fourth product to three.
     With e = softmax − onehot(targets) and g the gradient of the result, the gradients are −(g e) weight and
-    −eᵀ(g hidden); g scales the narrower factor. The weight's gradient is summed over chunks in its own precision.
+    −eᵀ(g hidden); g scales the narrower factor. e takes the place of the logits, in their precision: computing it in
+    the backward pass would add a fourth product to three.
     """
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, keep: bool) -> Tensor:
-        narrow, values, kept, chunk = padded(weight, hidden.dtype), [], [], HEAD_ROWS[hidden.device.type]
-        for rows, wanted in zip(hidden.split(chunk), targets.split(chunk), strict=True):
-            logits = rows @ narrow.T
-            logits[:, len(weight) :] = -torch.inf
-            values.append(logits.log_softmax(dim=-1, dtype=torch.float32).gather(1, wanted[:, None]).squeeze(1))
-            kept += [logits] * keep
-        values = torch.cat(values)
-        ctx.save_for_backward(hidden, weight, targets, values, *kept)
-        return values
+        logits = hidden @ padded(weight, hidden.dtype).T
+        logits[:, len(weight) :] = -torch.inf
+        values, rows = [], HEAD_ROWS[hidden.device.type]
+        for narrow, wanted in zip(logits.split(rows), targets[:, None].split(rows), strict=True):
+            wide = narrow.float()
+            p = wide.softmax(dim=-1)
+            log_z = wide.amax(dim=-1, keepdim=True) - p.amax(dim=-1, keepdim=True).log()
+            value = wide.gather(1, wanted) - log_z
+            if keep:
+                narrow.copy_(p).scatter_(1, wanted, value.expm1().to(narrow.dtype))  # p − 1 is exact from log p
+            values.append(value)
+        ctx.save_for_backward(hidden, weight, *[logits] * keep)
+        return torch.cat(values).squeeze(1)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden, weight, targets, values, *kept = ctx.saved_tensors
-        chunk, narrow = HEAD_ROWS[hidden.device.type], padded(weight, hidden.dtype)
-        columns = (hidden, targets[:, None], values[:, None], -grad[:, None])
-        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        grad_weight = weight.new_zeros(narrow.shape) if ctx.needs_input_grad[1] else None
-        for i, (logits, rows, wanted, value, g) in enumerate(
-            zip(kept, *(column.split(chunk) for column in columns), strict=True)
-        ):
-            error = logits.softmax(dim=-1)  # fp32 inside, rounded once; p − 1 of the target is exact from log p
-            error.scatter_(1, wanted, value.expm1().to(error.dtype))
-            if grad_hidden is not None:
-                grad_hidden[i * chunk : (i + 1) * chunk] = (error @ narrow) * g
-            if grad_weight is not None:
-                grad_weight += error.T @ (rows * g).to(rows.dtype)
-        return grad_hidden, None if grad_weight is None else grad_weight[: len(weight)], None, None
+        hidden, weight, error = ctx.saved_tensors
+        grad_hidden = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_hidden = (error @ padded(weight, hidden.dtype)) * -grad[:, None]
+        if ctx.needs_input_grad[1]:
+            scaled = (hidden * -grad[:, None]).to(hidden.dtype)
+            grad_weight = (error.T @ scaled)[: len(weight)].to(weight.dtype)
+        return grad_hidden, grad_weight, None, None
 
 
 def padded(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """An output matrix (V, d) in `dtype` with rows of zeros up to a multiple of 64.
+    """An output matrix (V, d) in `dtype`; if V is no multiple of 8, with rows of zeros up to a multiple of 64.
 
     A GPU multiplies by an odd number of rows, as GPT-2's 50,257, at a quarter of its speed.
     """
-    if len(weight) % 64 == 0:
+    if len(weight) % 8 == 0:
         return weight.to(dtype)
     wide = weight.new_zeros(len(weight) + -len(weight) % 64, weight.shape[1], dtype=dtype)
     wide[: len(weight)] = weight
