@@ -3,26 +3,54 @@
 import pytest
 import torch
 
+from mixdpo.method import decoding
 from mixdpo.method.decoding import draw, sample, truncate
 
 TRANSITIONS = torch.tensor([[1.0, 0.0, 0.0], [0.2, 0.5, 0.3], [0.1, 0.9, 0.0]])  # row: last token; token 0 ends
 
 
-def chain(prompts, seed=0, ends=(0,), **how):
-    """Completions of a three-token Markov chain."""
+class Chain:
+    """A three-token Markov chain in a decoder's place; its state is the last token."""
 
-    def next_logits(tokens):
-        return TRANSITIONS[tokens[:, -1]].log()
+    fixed = None
 
-    generator = torch.Generator().manual_seed(seed)
-    return sample(next_logits, torch.tensor(prompts), ends, generator, **{"max_new_tokens": 6} | how)
+    def read(self, tokens):
+        return [tokens[:, -1]]
+
+    def mixed(self, states):
+        return TRANSITIONS[states[0]].log()
+
+    def draw(self, states, uniform):
+        return draw(TRANSITIONS[states[0]], uniform[:, 1])
+
+    def keep(self, rows):
+        pass
 
 
-def test_draw_follows_the_distribution():
-    logits = torch.tensor([0.5, 0.3, 0.2, 0.0]).log().expand(40_000, 4)
-    counts = draw(logits, torch.Generator().manual_seed(0)).bincount(minlength=4) / 40_000
-    assert counts.tolist() == pytest.approx([0.5, 0.3, 0.2, 0.0], abs=0.01)
-    assert counts[3] == 0
+def uniform(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def chain(prompts, seed=0, ends=(0,), max_new_tokens=6, **how):
+    return sample(Chain(), prompts, ends, uniform(len(prompts), max_new_tokens, 2, seed=seed), **how)
+
+
+@pytest.mark.parametrize("columns", [4, 130])
+def test_draw_follows_the_distribution(columns):
+    """Four columns lie in one block; of 130, the last are alone in the third."""
+    weights = torch.zeros(40_000, columns)
+    places = torch.tensor([0, 1, columns // 2, columns - 1])
+    weights[:, places] = torch.tensor([5.0, 3.0, 0.0, 2.0])
+    drawn = draw(weights, uniform(40_000)).bincount(minlength=columns)
+    assert (drawn[places] / 40_000).tolist() == pytest.approx([0.5, 0.3, 0.0, 0.2], abs=0.01)
+    assert drawn[places].sum() == 40_000
+
+
+def test_draw_never_takes_a_column_without_weight():
+    weights = torch.zeros(3, 200)
+    weights[0, 70], weights[1, [3, 190]], weights[2, 0] = 0.7, 0.1, 1e-30
+    for u in 0.0, 0.5, 1 - 2**-24, 1.0:
+        assert weights[range(3), draw(weights, torch.full((3,), u))].gt(0).all()
 
 
 def test_truncate():
@@ -48,9 +76,19 @@ def test_completions_follow_the_chain():
     rows = chain([[2, 1]] * 20_000, max_new_tokens=3)
     assert rows.count([1, 2, 1]) / 20_000 == pytest.approx(0.135, abs=0.008)
     assert rows.count([0]) / 20_000 == pytest.approx(0.2, abs=0.009)
-    ends = [row == [0] for row in chain([[1, 2], [2, 1]] * 10_000, max_new_tokens=1)]
+    ends = [row == [0] for row in chain([[1, 2], [2, 2, 0, 1]] * 10_000, max_new_tokens=1)]
     assert sum(ends[::2]) / 10_000 == pytest.approx(0.1, abs=0.01)
     assert sum(ends[1::2]) / 10_000 == pytest.approx(0.2, abs=0.013)
+
+
+def test_a_completion_depends_on_its_own_row_alone(monkeypatch):
+    """Neither longer prompts beside it change it, nor texts that leave once they have ended."""
+    prompts = [[2, 1], [1], [1, 0, 2], [2]] * 25
+    together = chain(prompts)
+    monkeypatch.setattr(decoding, "STAYING", -1.0)
+    assert together == chain(prompts)
+    numbers = uniform(100, 6, 2)
+    assert together == [sample(Chain(), [p], (0,), numbers[i : i + 1])[0] for i, p in enumerate(prompts)]
 
 
 def test_temperature_and_truncation_reach_every_step():

@@ -17,11 +17,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from mixdpo.method.fit import fit, training_batches
 from mixdpo.method.initial import build
-from mixdpo.method.language import load_language_model, sequence_log_probs
+from mixdpo.method.language import load_language_model
 from mixdpo.method.objective import PreferenceObjective, Triplets
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Experts, Gate, Method, Optimiser, Weights
-from mixdpo.stages.reference_log_probs import log_probs
+from mixdpo.stages.reference_log_probs import log_probs, texts_of
 
 FILE = Path(__file__).with_suffix(".json")
 STEPS = Optimiser(epochs=3, batch_size=4, learning_rate=1e-3, gate_learning_rate=1e-2)
@@ -54,9 +54,7 @@ def random_triplets(model: Path, runtime: Runtime) -> Triplets:
     frame = pd.DataFrame(rows, columns=["prompt_ids", "chosen_ids", "rejected_ids", "style"])
     reference = load_language_model(model, runtime)
     known = {
-        side: log_probs(
-            lambda batch, _: sequence_log_probs(reference, batch), frame["prompt_ids"], frame[f"{side}_ids"], runtime
-        )
+        side: log_probs(reference, texts_of(frame["prompt_ids"], frame[f"{side}_ids"]), runtime)
         for side in ("chosen", "rejected")
     }
     return Triplets(frame, pd.DataFrame(known))

@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -19,14 +19,13 @@ class Captured:
 
     Every call runs the function exactly once. The first WARM_UP calls are ordinary ones on a side stream, the next
     captures the graph, and from there on calls replay it and return what the captured function returned, the same
-    tensors filled anew. `generators` are those that the function draws from. Graphs of one `pool`, a
-    `torch.cuda.graph_pool_handle()`, share memory, if the results of one are not read after another has run. Without
-    CUDA, or where the function cannot be captured because it asks the device for a value, every call is an ordinary
-    one.
+    tensors filled anew. Graphs of one `pool`, a `torch.cuda.graph_pool_handle()`, share memory, if the results of one
+    are not read after another has run. Without CUDA, or where the function cannot be captured because it asks the
+    device for a value, every call is an ordinary one.
     """
 
-    def __init__(self, function: Callable[[], object], generators: Sequence[torch.Generator] = (), pool=None):
-        self.function, self.generators, self.pool, self.calls = function, generators, pool, 0
+    def __init__(self, function: Callable[[], object], pool=None):
+        self.function, self.pool, self.calls = function, pool, 0
         self.graph, self.result, self.ordinary = None, None, not torch.cuda.is_available()
 
     def __call__(self):
@@ -51,8 +50,6 @@ class Captured:
     def _capture(self) -> None:
         """Record the function, which runs nothing yet."""
         graph = torch.cuda.CUDAGraph()
-        for generator in self.generators:
-            graph.register_generator_state(generator)
         try:
             with torch.cuda.graph(graph, pool=self.pool):
                 self.result = self.function()

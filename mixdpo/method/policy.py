@@ -17,10 +17,13 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from mixdpo.errors import UserError
-from mixdpo.method.decoding import Decoder, draw, sample
+from mixdpo.method.decoding import Decoder, draw, narrow_products, sample
 from mixdpo.method.language import TokenBatch, fuse_gelu, head_log_probs, hidden_states, load_language_model
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.weights import GateWeights, GlobalWeights, rows_by
+
+SPREAD = 16
+"""Prompts whose lengths in tokens differ by less may be continued side by side."""
 
 
 class Policy(nn.Module):
@@ -176,7 +179,7 @@ class Policy(nn.Module):
         """log π_k(y_t | x, y_<t) of `experts`, all K unless given, 0 where nothing is predicted: (N, K, T − 1)."""
         return batch.grid(self.expert_log_probs(batch, experts=experts)).transpose(1, 2)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -187,6 +190,7 @@ class Policy(nn.Module):
         expert: int | None = None,
         mixture: str = "token",
         top_s: int | None = None,
+        max_new_tokens: int,
         **how,
     ) -> list[list[int]]:
         """One completion, as token ids, for each prompt (token ids) and, if the gate knows users, its user.
@@ -196,17 +200,18 @@ class Policy(nn.Module):
         expert=k: from π_k. mixture="sequence": draws k from w(x), then a completion from π_k, which is exactly (1).
         mixture="token": draws every token from Σ_k w_k(x) π_k(y_t | x, y_<t). top_s keeps the S experts of the
         largest weights and divides by their sum (appendix G). Only the experts that a prompt needs are run for it.
-        The draws depend only on `seed` and the prompts of this call.
+        The draws depend only on `seed` and the prompts of this call, not on the device.
         """
-        generator = torch.Generator(runtime.device).manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
         log_w = self.routing(prompts, generator, expert, mixture, top_s, users)
+        uniform = torch.rand(len(prompts), max_new_tokens, 2, generator=generator).to(log_w.device)
         completions: list = [None] * len(prompts)
-        active = log_w.isfinite().tolist()
-        for rows in rows_by((len(prompt), flags) for prompt, flags in zip(prompts, map(tuple, active), strict=True)):
-            experts = [k for k, flag in enumerate(active[rows[0]]) if flag]
-            tokens = torch.tensor([prompts[i] for i in rows], device=log_w.device)
-            decoder = Decoder(self, experts, log_w[rows][:, experts], runtime)
-            drawn = sample(decoder, tokens, self.ends, generator, **how)
+        active, lengths = log_w.isfinite().tolist(), [len(prompt) for prompt in prompts]
+        for rows in rows_by((tuple(flags), n // SPREAD) for flags, n in zip(active, lengths, strict=True)):
+            experts, length = [k for k, flag in enumerate(active[rows[0]]) if flag], max(lengths[i] for i in rows)
+            decoder = Decoder(self, experts, log_w[rows][:, experts], runtime, length + max_new_tokens)
+            with narrow_products(decoder.modules(), runtime):
+                drawn = sample(decoder, [prompts[i] for i in rows], self.ends, uniform[rows], **how)
             for row, completion in zip(rows, drawn, strict=True):
                 completions[row] = completion
         return completions
@@ -232,7 +237,9 @@ class Policy(nn.Module):
         if top_s is not None:
             kept = log_w.topk(top_s)
             log_w = torch.full_like(log_w, -torch.inf).scatter(1, kept.indices, kept.values).log_softmax(dim=-1)
-        chosen = draw(log_w, generator) if mixture == "sequence" else None
+        chosen = None
+        if mixture == "sequence":
+            chosen = draw(log_w.exp(), torch.rand(len(prompts), generator=generator).to(log_w.device))
         if expert is not None:
             chosen = torch.full((len(prompts),), expert, device=log_w.device)
         if chosen is not None:

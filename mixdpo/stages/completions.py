@@ -67,12 +67,8 @@ def complete(
     how = {name: spec[name] for name in ("max_new_tokens", "temperature", "top_k", "top_p")}
     frame = prompts.loc[prompts.index.repeat(spec["per_prompt"])].reset_index(drop=True)
     frame["sample"] = frame.groupby("prompt_id").cumcount()
-    lengths = frame["prompt_ids"].str.len()
-    chunks = [
-        rows[i : i + spec["batch_size"]]
-        for rows in (np.flatnonzero(lengths == length) for length in sorted(lengths.unique()))
-        for i in range(0, len(rows), spec["batch_size"])
-    ]
+    order = np.argsort(frame["prompt_ids"].str.len(), kind="stable")
+    chunks = np.array_split(order, -(-len(order) // spec["batch_size"]))
     completions = [None] * len(frame)
     for number, rows in enumerate(tqdm(chunks, mininterval=2, unit="batch")):
         file = resume / f"batch-{number}.json"

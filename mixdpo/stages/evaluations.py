@@ -1,5 +1,6 @@
 """Completions of the test prompts by one policy, for every way of decoding, with the log-probabilities for its KL."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -7,12 +8,12 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from mixdpo.method.decoding import mixture_log_probs
-from mixdpo.method.language import load_language_model, sequence_log_probs
+from mixdpo.method.decoding import draw, mixture_log_probs
+from mixdpo.method.language import load_language_model
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
 from mixdpo.stages.completions import choose_prompts, complete
-from mixdpo.stages.reference_log_probs import log_probs
+from mixdpo.stages.reference_log_probs import Text, each_text, log_probs, texts_of
 from mixdpo.stages.user_preferences import instruction_prompts
 
 
@@ -31,6 +32,7 @@ def evaluations(
     """Write `completions.parquet`: the columns of the completions stage, decoding, log_prob and reference_log_prob,
     and `weights.parquet`: w0 to wK−1 of every prompt. The `top_s` experts of the largest weights decode, all if null.
 
+    The mixture by sequence takes its completions from those of its experts: one is drawn for each row.
     Prompts are the beginnings of `reviews`, or the instructions of `feedback`, each asked by one user.
 
     Completions come from the policy, so log_prob − reference_log_prob (nats) averages to KL(π ‖ π_ref).
@@ -40,29 +42,59 @@ def evaluations(
     prompts = instruction_prompts(feedback, tokenizer, spec) if feedback else choose_prompts(reviews, tokenizer, spec)
     asked = prompts["prompt_ids"].tolist(), prompts["user"].tolist() if feedback else None
     log_w = model.log_weights(*asked)  # (N, K)
-    routed = model.routing(asked[0], torch.Generator(runtime.device), top_s=spec["top_s"], users=asked[1])
-    weights, frames = dict(zip(prompts["prompt_id"], routed, strict=True)), []
-    for decoding, routing in decodings(model).items():
+    routed = model.routing(asked[0], torch.Generator(), top_s=spec["top_s"], users=asked[1]).cpu()
+    ways, frames = decodings(model), {}
+    for decoding in [name for name in ways if name != "sequence"]:
         waiting = resume / decoding
         waiting.mkdir(exist_ok=True)
-        frame = complete(model, tokenizer, prompts, spec, runtime, waiting, top_s=spec["top_s"], **routing)
-        frame["decoding"] = decoding
-        texts = frame["prompt_ids"].tolist(), frame["completion_ids"].tolist()
-
-        def value(batch, prompt_ids, routing=routing) -> Tensor:
-            if "expert" in routing:
-                return model.token_log_probs(batch, [routing["expert"]]).sum(dim=(1, 2))
-            return mixture_log_probs(
-                model.token_log_probs(batch), torch.stack([weights[i] for i in prompt_ids]), **routing
-            )
-
-        frame["log_prob"] = log_probs(value, *texts, runtime, contexts=frame["prompt_id"].tolist())
-        frame["reference_log_prob"] = log_probs(lambda batch, _: sequence_log_probs(base, batch), *texts, runtime)
-        frames.append(frame)
-    pd.concat(frames, ignore_index=True).to_parquet(out / "completions.parquet", index=False)
+        how = {"top_s": spec["top_s"]} | ways[decoding]
+        frames[decoding] = complete(model, tokenizer, prompts, spec, runtime, waiting, **how)
+    if "sequence" in ways:
+        experts = [frames[f"expert{k}"] for k in range(model.experts)]
+        frames["sequence"] = of_drawn_experts(
+            experts, routed.repeat_interleave(spec["per_prompt"], dim=0), spec["seed"]
+        )
+    frame = pd.concat([frames[decoding].assign(decoding=decoding) for decoding in ways], ignore_index=True)
+    texts = texts_of(frame["prompt_ids"], frame["completion_ids"])
+    weights = dict(zip(prompts["prompt_id"], routed, strict=True))
+    rows = zip(texts, frame["decoding"].map(ways), frame["prompt_id"].map(weights), strict=True)
+    frame["log_prob"] = policy_log_probs(model, list(rows), runtime)
+    frame["reference_log_prob"] = log_probs(base, texts, runtime)
+    frame.to_parquet(out / "completions.parquet", index=False)
     w = pd.DataFrame(log_w.exp().cpu().numpy()).add_prefix("w")
     known = [column for column in ("prompt_id", "domain", "user", "style") if column in prompts]
     prompts[known].join(w).to_parquet(out / "weights.parquet", index=False)
+
+
+def of_drawn_experts(experts: Sequence[pd.DataFrame], log_w: Tensor, seed: int) -> pd.DataFrame:
+    """The mixture (1): for each row an expert, drawn from its weights, log_w (N, K), and that expert's completion."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + 1_000_002)  # no batch of `complete` has this seed
+    chosen = draw(log_w.exp(), torch.rand(len(log_w), generator=generator)).numpy()
+    return pd.concat([frame[chosen == k] for k, frame in enumerate(experts)]).sort_index()
+
+
+def policy_log_probs(model: Policy, rows: Sequence[tuple[Text, dict, Tensor]], runtime: Runtime) -> list[float]:
+    """log π(y | x) of every row: a text, how it was decoded, as arguments of `Policy.generate`, and log weights (K,).
+
+    Every text goes through an expert once, whichever rows ask for it, and only through experts that some row needs.
+    """
+    needed, values = {}, {}
+    for text, routing, _ in rows:
+        experts = [routing["expert"]] if "expert" in routing else range(model.experts)
+        needed[text] = needed.get(text, frozenset()).union(experts)
+    for experts in sorted(set(needed.values()), key=sorted):
+        ks, texts = sorted(experts), [text for text in needed if needed[text] == experts]
+        scored = each_text(lambda batch, ks=ks: model.token_log_probs(batch, ks), texts, runtime)
+        values |= {text: dict(zip(ks, scored[text], strict=True)) for text in texts}
+    return [_log_prob(values[text], routing, log_w) for text, routing, log_w in rows]
+
+
+def _log_prob(values: dict[int, Tensor], routing: dict, log_w: Tensor) -> float:
+    """Of one text, from the log-probabilities (T,) of its tokens by expert."""
+    if "expert" in routing:
+        return values[routing["expert"]].sum().item()
+    every = torch.stack([values[k] for k in range(len(values))])
+    return mixture_log_probs(every[None], log_w[None], **routing).item()
 
 
 def decodings(policy: Policy) -> dict[str, dict]:

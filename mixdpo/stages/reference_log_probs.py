@@ -1,6 +1,6 @@
 """Log-probabilities under the reference policy: frozen, so computed once for every method and seed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,34 +8,38 @@ import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from mixdpo.method.language import TokenBatch, load_language_model, sequence_log_probs
 from mixdpo.method.runtime import Runtime
 
+Text = tuple[tuple[int, ...], tuple[int, ...]]
+"""Token ids of a prompt and its completion."""
+
 
 @torch.no_grad()
-def log_probs(
-    value: Callable[[TokenBatch, Sequence], Tensor],
-    prompts: Sequence,
-    completions: Sequence,
-    runtime: Runtime,
-    contexts: Sequence = (),
-    batch_size: int = 64,
-) -> np.ndarray:
-    """log π(y | x) of every (prompt, completion) pair of token ids: (N,) float64; equal ones are computed once.
-
-    `value` maps a batch and the rows' `contexts`, which say what log π(y | x) depends on beside the texts, to (N,).
-    """
-    contexts = contexts if len(contexts) else [0] * len(prompts)
-    rows = [(tuple(p), tuple(c), x) for p, c, x in zip(prompts, completions, contexts, strict=True)]
-    unique = sorted(set(rows), key=lambda row: (len(row[0]) + len(row[1]), row))
-    values = {}
+def each_text(
+    value: Callable[[TokenBatch], Tensor], texts: Iterable[Text], runtime: Runtime, batch_size: int = 64
+) -> dict[Text, Tensor]:
+    """`value` of every text: it maps a batch to a tensor with a row for each. Equal texts are computed once."""
+    unique, values = sorted(set(texts), key=lambda text: (len(text[0]) + len(text[1]), text)), {}
     for i in tqdm(range(0, len(unique), batch_size), mininterval=2, unit="batch"):
         part = unique[i : i + batch_size]
-        batch = TokenBatch.of([p for p, _, _ in part], [c for _, c, _ in part], runtime.device)
+        batch = TokenBatch.of([prompt for prompt, _ in part], [completion for _, completion in part], runtime.device)
         with runtime.autocast():
-            values |= zip(part, value(batch, [x for _, _, x in part]).tolist(), strict=True)
-    return np.array([values[row] for row in rows])
+            values |= zip(part, value(batch).cpu(), strict=True)
+    return values
+
+
+def texts_of(prompts: Sequence, completions: Sequence) -> list[Text]:
+    """Pairs of token ids, as keys."""
+    return [(tuple(prompt), tuple(completion)) for prompt, completion in zip(prompts, completions, strict=True)]
+
+
+def log_probs(model: PreTrainedModel, texts: Sequence[Text], runtime: Runtime) -> np.ndarray:
+    """log π(y | x) of every text: (N,) float64."""
+    values = each_text(lambda batch: sequence_log_probs(model, batch), texts, runtime)
+    return np.array([values[text].item() for text in texts])
 
 
 def reference_log_probs(
@@ -45,7 +49,6 @@ def reference_log_probs(
     model = load_language_model(reference / "model", runtime)
     for split in ("train", "validation"):
         frame = pd.read_parquet(preferences / f"{split}.parquet")
-        prompts, n = frame["prompt_ids"].tolist(), len(frame)
-        texts = [*frame["chosen_ids"], *frame["rejected_ids"]]
-        both = log_probs(lambda batch, _: sequence_log_probs(model, batch), prompts * 2, texts, runtime)
-        pd.DataFrame({"chosen": both[:n], "rejected": both[n:]}).to_parquet(out / f"{split}.parquet", index=False)
+        sides = [texts_of(frame["prompt_ids"], frame[f"{side}_ids"]) for side in ("chosen", "rejected")]
+        both = log_probs(model, [*sides[0], *sides[1]], runtime).reshape(2, -1)
+        pd.DataFrame({"chosen": both[0], "rejected": both[1]}).to_parquet(out / f"{split}.parquet", index=False)

@@ -35,15 +35,16 @@ class Tools:
     Both load at first use. One pass of each over a list of texts serves every reward of that list.
     """
 
-    def __init__(self, classifier: Path, pipeline: Path, device: str = "cpu"):
+    def __init__(self, classifier: Path, pipeline: Path, device: str = "cpu", processes: int = 1):
         self.classifier, self.pipeline, self.device = Path(classifier), Path(pipeline), device
+        self.processes = processes  # of spaCy, at most
         self._last: dict[str, tuple] = {}  # tool → the last texts and its result for them
 
     @cached_property
     def _nlp(self):
-        import spacy
+        from mixdpo.stages.parsing import load
 
-        return spacy.load(self.pipeline, exclude=["lemmatizer", "attribute_ruler"])
+        return load(self.pipeline)
 
     @cached_property
     def _classifier(self):
@@ -73,12 +74,15 @@ class Tools:
         return self._once(self._classify, texts)
 
     def _parse(self, texts: Sequence[str]) -> list:
-        pipe = self._nlp.pipe(texts, batch_size=64)
-        return list(tqdm(pipe, total=len(texts), desc="spaCy", unit="text", mininterval=10))
+        from mixdpo.stages.parsing import parse
 
-    def _classify(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
+        docs = parse(self._nlp, texts, self.processes)
+        return list(tqdm(docs, total=len(texts), desc="spaCy", unit="text", mininterval=10))
+
+    def _classify(self, texts: Sequence[str]) -> np.ndarray:
         import torch
 
+        batch_size = 32 if self.device == "cpu" else 512
         tokenizer, model, positive = self._classifier
         limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
         order = np.argsort([len(text) for text in texts], kind="stable")
@@ -155,20 +159,20 @@ def grammar_of(doc) -> float:
     last sentence if that has at most `BARELY_BEGUN` tokens, since the rest may be cut off. The rules need only Penn
     tags, ClearNLP labels and sentence starts, so any English pipeline of spaCy will do.
     """
-    words = licensed(doc)
-    return sum(words.values()) / len(words) if words else 0.0
+    good = licensed(doc)
+    return sum(good.values()) / len(good) if good else 0.0
 
 
 def grammatical_sentences_of(doc) -> float:
     """Share of sentences, of those with words, whose words all count for `grammar_of`; 0 for a text without words."""
-    faultless: dict[int, bool] = {}  # by first token of the sentence
-    for word, good in licensed(doc).items():
-        faultless[word.sent.start] = faultless.get(word.sent.start, True) and good
-    return sum(faultless.values()) / len(faultless) if faultless else 0.0
+    good = licensed(doc)
+    sentences = [[good[i] for i in range(sentence.start, sentence.end) if i in good] for sentence in doc.sents]
+    faultless = [all(words) for words in sentences if words]
+    return sum(faultless) / len(faultless) if faultless else 0.0
 
 
-def licensed(doc) -> dict:
-    """For every word of the text: are it and its head licensed?"""
+def licensed(doc) -> dict[int, bool]:
+    """For every word of the text, by its place: are it and its head licensed?"""
     words = [token for token in doc if is_word(token)]
     good = {token.i for token in doc if attached(token) and continued(token)}
     last = words[-1] if words else None
@@ -176,7 +180,7 @@ def licensed(doc) -> dict:
         good.add(last.i)
         if len(last.sent) <= BARELY_BEGUN:
             good.add(last.sent.root.i)
-    return {word: word.i in good and word.head.i in good for word in words}
+    return {word.i: word.i in good and word.head.i in good for word in words}
 
 
 def attached(token) -> bool:
@@ -398,7 +402,7 @@ def rewards(
     one column per reward.
     """
     rows = pd.read_parquet(completions / "completions.parquet")
-    tools = Tools(classifier / "model", pipeline / "model", runtime.device)
+    tools = Tools(classifier / "model", pipeline / "model", runtime.device, runtime.threads)
     scores = score(rows["prompt"] + rows["completion"], spec["names"], tools)
     keys = rows[[c for c in ("prompt_id", "sample", "decoding") if c in rows]].reset_index(drop=True)
     pd.concat([keys, scores], axis=1).to_parquet(out / "scores.parquet", index=False)

@@ -162,7 +162,7 @@ def validity(
     rows = read_reviews(reviews, "test", spec["domains"])
     rng = np.random.default_rng(spec["seed"])
     rows = rows.iloc[np.sort(rng.permutation(len(rows))[: spec["n"]])]
-    tools, table = Tools(classifier / "model", pipeline / "model", runtime.device), []
+    tools, table = Tools(classifier / "model", pipeline / "model", runtime.device, runtime.threads), []
     whole = [" ".join(text.split()) for text in rows["text"]]
     lengths = {"whole review": whole, "crop": [crop(text, spec["crop_words"], rng) for text in whole]}
     labels = rows["label"].to_numpy(float, na_value=np.nan)

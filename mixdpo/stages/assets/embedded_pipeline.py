@@ -12,6 +12,7 @@ from spacy.training.loop import train
 
 from mixdpo import world
 from mixdpo.method.runtime import Runtime
+from mixdpo.stages.parsing import use_torch
 
 
 def gold(spec: dict, first: int, n: int) -> DocBin:
@@ -29,6 +30,7 @@ def embedded_pipeline(out: Path, spec: dict, *, runtime: Runtime, resume: Path) 
     gold(spec, 0, spec["train"]).to_disk(resume / "train.spacy")
     gold(spec, spec["train"], spec["validation"]).to_disk(resume / "validation.spacy")
     config = init_config(lang="en", pipeline=["tagger", "parser", "ner"], optimize="efficiency", gpu=False)
+    use_torch()
     config["paths"] |= {"train": str(resume / "train.spacy"), "dev": str(resume / "validation.spacy")}
     config["training"] |= {
         "seed": spec["seed"],
