@@ -13,7 +13,7 @@ from conftest import changed, steps_of
 from mixdpo.errors import UserError
 from mixdpo.method import fit as training
 from mixdpo.method.capture import compiled, layers_of
-from mixdpo.method.fit import buckets, epoch_batches, fit, learning_rate_factor
+from mixdpo.method.fit import Replayed, Step, adamw_of, buckets, epoch_batches, fit, learning_rate_factor
 from mixdpo.method.initial import build
 from mixdpo.method.objective import PreferenceObjective
 from mixdpo.method.settings import Optimiser
@@ -122,6 +122,20 @@ def test_parts_of_fixed_shapes_take_the_same_steps(name, tmp_path, runtime):
     for fixed in (False, True):
         curves.append(trajectories.curve(method, model, triplets, tmp_path / str(fixed), runtime, fixed))
     pd.testing.assert_frame_equal(*curves, rtol=1e-3, atol=1e-5)
+
+
+def test_replayed_steps_read_the_parts_where_they_were_first(tmp_path, runtime):
+    """Of each kind of parts the tensors stay in place, and every step of that kind is copied there."""
+    method, model = trajectories.METHODS["MoE-DPO, Case 1"], trajectories.random_model(tmp_path / "model")
+    triplets, figures = trajectories.random_triplets(model, runtime), []
+    for replay in (False, True):
+        objective = trajectories.objective_of(method, model, triplets, runtime, fixed=True)
+        adamw = adamw_of(objective, method.optimiser, lambda name: 1e-3)
+        step = Step(objective, adamw, objective.loss, 1.0, runtime, objective.after_step)
+        run = Replayed(step) if replay else step
+        figures.append(torch.stack([run(objective.parts(i)) for i in range(len(objective.batches))]))
+    assert len(run.kinds) == len({tuple(map(tuple, shapes)) for shapes in objective.shapes}) < len(objective.batches)
+    torch.testing.assert_close(*figures, rtol=0, atol=0)
 
 
 @pytest.mark.slow

@@ -142,7 +142,7 @@ class Replayed:
     """
 
     def __init__(self, step: Step):
-        self.step, self.pool = step, torch.cuda.graph_pool_handle()
+        self.step, self.pool = step, torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
         self.kinds: dict[str, tuple[list[dict], Captured]] = {}
 
     def __call__(self, parts: Sequence[Part]) -> Tensor:
@@ -154,7 +154,7 @@ class Replayed:
         for to, part in zip(held, parts, strict=True):
             for name, value in part.items():
                 if isinstance(value, Tensor):
-                    to[name].copy_(value.pin_memory(), non_blocking=True)
+                    to[name].copy_(value, non_blocking=True)
         return captured().clone()  # the next replay of any graph writes over it
 
 
