@@ -224,8 +224,8 @@ class Decoder:
                 logits = torch.where(chosen[:, None] == i, self.logits(i, states[i]), logits)
             return draw(logits.softmax(dim=-1), uniform[:, 1])
         tokens = torch.empty_like(chosen)
-        for i, state in enumerate(states):
-            rows = (chosen == i).nonzero()[:, 0]
+        for i in chosen.unique().tolist():
+            rows, state = (chosen == i).nonzero()[:, 0], states[i]
             tokens[rows] = draw(self.logits(i, state[rows]).softmax(dim=-1), uniform[rows, 1])
         return tokens
 
