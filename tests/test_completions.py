@@ -10,7 +10,7 @@ from mixdpo.method.language import TokenBatch, load_language_model, sequence_log
 from mixdpo.method.policy import Policy
 from mixdpo.method.weights import GlobalWeights
 from mixdpo.stages.completions import choose_prompts, complete, completions
-from mixdpo.stages.evaluations import evaluations
+from mixdpo.stages.evaluations import evaluations, of_drawn_experts, policy_log_probs
 
 SPEC = {
     "prompts": 12,
@@ -134,5 +134,41 @@ def test_evaluations_score_every_way_of_decoding(tmp_path, model_folder, reviews
             assert row.log_prob == pytest.approx(ways[row.decoding].item(), abs=1e-2)
             assert row.reference_log_prob == pytest.approx(sequence_log_probs(base, batch).item(), abs=1e-4)
     assert (frame["log_prob"] - frame["reference_log_prob"]).groupby(frame["decoding"]).mean().min() > 0
+    for _, rows in frame.groupby("prompt_id"):
+        texts = rows.set_index("decoding")["completion_ids"].map(tuple)
+        assert texts["sequence"] in [texts[f"expert{k}"] for k, share in enumerate(shares) if share]
     weights = pd.read_parquet(tmp_path / "weights.parquet")
     assert len(weights) == 12 and weights[["w0", "w1", "w2"]].iloc[0].tolist() == pytest.approx([0.5, 0.3, 0.2])
+    for batch in sorted((tmp_path / "resume").glob("*/batch-*.json"))[::2]:
+        batch.unlink()
+    evaluations(tmp_path, spec, runtime=runtime, resume=tmp_path / "resume", **inputs)
+    pd.testing.assert_frame_equal(frame, pd.read_parquet(tmp_path / "completions.parquet"))
+
+
+def test_the_mixture_by_sequence_draws_an_expert_for_each_row():
+    experts = [pd.DataFrame({"row": range(20_000), "expert": k}) for k in range(3)]
+    w = torch.tensor([[0.5, 0.3, 0.2], [0.0, 1.0, 0.0]]).repeat(10_000, 1)
+    drawn = of_drawn_experts(experts, w.log(), seed=3)
+    assert drawn["row"].tolist() == list(range(20_000)) and drawn.equals(of_drawn_experts(experts, w.log(), seed=3))
+    shares = drawn["expert"][::2].value_counts(normalize=True)
+    assert shares.sort_index().tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.02)
+    assert set(drawn["expert"][1::2]) == {1}
+
+
+def test_a_text_goes_through_an_expert_once(model_folder, runtime, monkeypatch):
+    """Whoever asks: one pass for all that a text needs, and the same figures as alone."""
+    policy, seen, original = three_experts(model_folder, runtime), [], Policy.token_log_probs
+
+    def token_log_probs(self, batch, experts=None):
+        seen.extend((tuple(row), k) for row in batch.tokens.tolist() for k in experts)
+        return original(self, batch, experts)
+
+    monkeypatch.setattr(Policy, "token_log_probs", token_log_probs)
+    shared, other = ((1, 2, 3), (4, 5)), ((1, 2, 3), (6, 7))
+    log_w = torch.tensor([0.5, 0.3, 0.2]).log()
+    ways = [{"expert": 0}, {"mixture": "sequence"}, {"mixture": "token"}]
+    rows = [(shared, way, log_w) for way in ways] + [(other, {"expert": 1}, log_w)]
+    with torch.no_grad():
+        figures = policy_log_probs(policy, rows, runtime)
+        assert sorted(seen) == [((1, 2, 3, 4, 5), k) for k in range(3)] + [((1, 2, 3, 6, 7), 1)]
+        assert figures == pytest.approx([policy_log_probs(policy, [row], runtime)[0] for row in rows], abs=1e-5)

@@ -7,7 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from mixdpo.method import decoding
 from mixdpo.method.capture import Captured
-from mixdpo.method.decoding import Decoder, Texts, has_full_attention, narrow_products, sample
+from mixdpo.method.decoding import Decoder, Texts, decoding_mode, has_full_attention, sample
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.weights import GlobalWeights
@@ -50,7 +50,7 @@ def policy_of(model="gpt2", shape="hybrid", attention="sdpa") -> Policy:
 def completions(policy: Policy, runtime=CPU, experts=(0, 1, 2), most=12, ends=(END,), seed=0, **how) -> list[list[int]]:
     decoder = Decoder(policy, experts, policy.log_weights(PROMPTS)[:, list(experts)], runtime, 5 + most)
     numbers = torch.rand(len(PROMPTS), most, 2, generator=torch.Generator().manual_seed(seed))
-    with narrow_products(decoder.modules(), runtime):
+    with decoding_mode(decoder.modules(), runtime):
         return sample(decoder, PROMPTS, ends, numbers, **how)
 
 
@@ -88,7 +88,7 @@ def test_bf16_rounds_and_changes_little_else(model, shape):
     policy, log_p = policy_of(model, shape), []
     for runtime in CPU, Runtime("cpu", "bf16", 1), LikeCuda("cuda", "bf16", 1):
         decoder = Decoder(policy, (0, 1, 2), policy.log_weights(PROMPTS), runtime, 8)
-        with torch.no_grad(), narrow_products(decoder.modules(), runtime):
+        with torch.no_grad(), decoding_mode(decoder.modules(), runtime):
             decoder.read(torch.tensor([[5, 6, 7]]).expand(6, 3))
             log_p.append(decoder.mixed(decoder.read(torch.tensor([[8]]).expand(6, 1))))
     assert 0 < (log_p[1] - log_p[0]).abs().max() < 0.1 and 0 < (log_p[2] - log_p[0]).abs().max() < 0.1
@@ -141,7 +141,7 @@ def test_a_step_of_fixed_shapes_asks_the_device_for_no_value(model, shape):
     policy = policy_of(model, shape)
     runtime = LikeCuda("cuda", "bf16", 1)
     decoder = Decoder(policy, (0, 1, 2), policy.log_weights(PROMPTS), runtime, 16)
-    with torch.no_grad(), narrow_products(decoder.modules(), runtime):
+    with torch.no_grad(), decoding_mode(decoder.modules(), runtime):
         texts = Texts(decoder, PROMPTS, (END,), torch.rand(6, 8, 2), decoder.draw)
         texts.step()
         with FakeTensorMode(allow_non_fake_inputs=True):

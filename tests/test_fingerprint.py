@@ -48,7 +48,7 @@ def test_transitive_edit_changes_only_its_users(package):
 
 def test_reward_edit_changes_rewards_and_validity(package):
     before = {stage: fingerprint(name) for stage, name in STAGES.items()}
-    edit(package / "stages/rewards.py", "batch_size=64", "batch_size=63")
+    edit(package / "stages/rewards.py", "BARELY_BEGUN = 5", "BARELY_BEGUN = 6")
     changed = {stage for stage, name in STAGES.items() if fingerprint(name) != before[stage]}
     assert changed == {"rewards", "validity"}
 

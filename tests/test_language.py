@@ -18,7 +18,7 @@ from mixdpo.method.language import (
     token_rows,
 )
 from mixdpo.run.settings import Sft
-from mixdpo.stages.reference_log_probs import log_probs
+from mixdpo.stages.reference_log_probs import each_text, texts_of
 from mixdpo.stages.sft import sft
 
 
@@ -69,20 +69,18 @@ def test_head_log_probs_and_gradients_are_those_of_cross_entropy(bias, precision
                 assert (found[p] - gradient).norm() < tolerance * gradient.norm()
 
 
-def test_log_probs_computes_equal_rows_once_and_keeps_the_order(runtime):
-    """`value` here adds up the tokens of a row and its context, so every result says which row it belongs to."""
+def test_each_text_is_computed_once(runtime):
+    """`value` here adds up the tokens of a row, so every result says which row it belongs to."""
     seen = []
 
-    def value(batch, contexts):
-        seen.extend(contexts)
-        return batch.tokens.sum(dim=1).double() + torch.tensor(contexts)
+    def value(batch):
+        seen.extend(batch.tokens.sum(dim=1).tolist())
+        return batch.tokens.sum(dim=1).double()
 
-    prompts, completions = [[1], [2, 2], [1], [3], [1]], [[10, 10], [20], [10, 10], [10], [10, 10]]
-    contexts = [0, 0, 0, 100, 100]
-    found = log_probs(value, prompts, completions, runtime, contexts, batch_size=2)
-    assert found.tolist() == [21, 24, 21, 113, 121]
-    assert sorted(seen) == [0, 0, 100, 100]
-    assert log_probs(value, prompts, completions, runtime).tolist() == [21, 24, 21, 13, 21]
+    texts = texts_of([[1], [2, 2], [1], [3], [1]], [[10, 10], [20], [10, 10], [10], [10, 10]])
+    found = each_text(value, texts, runtime, batch_size=2)
+    assert [found[text].item() for text in texts] == [21, 24, 21, 13, 21]
+    assert sorted(seen) == [13, 21, 24]
 
 
 def test_token_rows(model_folder):

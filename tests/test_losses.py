@@ -13,7 +13,7 @@ from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 from transformers import AutoTokenizer
 
-from mixdpo.method.language import load_language_model, sequence_log_probs
+from mixdpo.method.language import load_language_model
 from mixdpo.method.losses import (
     elbo,
     expert_loss,
@@ -29,7 +29,7 @@ from mixdpo.method.losses import (
 from mixdpo.method.objective import PreferenceObjective, Triplets
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
-from mixdpo.stages.reference_log_probs import log_probs
+from mixdpo.stages.reference_log_probs import log_probs, texts_of
 
 torch.manual_seed(0)
 B, K = 64, 4
@@ -446,7 +446,7 @@ def test_parity_with_trl(model_folder, method, tmp_path):
         completions.append(ids[mask].tolist())
     half = len(prompts) // 2  # chosen first
     ids = {"prompt_ids": prompts[:half], "chosen_ids": completions[:half], "rejected_ids": completions[half:]}
-    ref = log_probs(lambda batch, _: sequence_log_probs(reference, batch), prompts, completions, runtime)
+    ref = log_probs(reference, texts_of(prompts, completions), runtime)
     triplets = Triplets(pd.DataFrame(ids), pd.DataFrame({"chosen": ref[:half], "rejected": ref[half:]}))
     trained = Policy.from_language_model(policy, independent_models=1)
     objective = PreferenceObjective(trained, changed(method, experts={"models": 1}), runtime)

@@ -120,15 +120,22 @@ def has_full_attention(config: PretrainedConfig) -> bool:
 
 
 @contextmanager
-def narrow_products(models: Sequence[nn.Module], runtime: Runtime) -> Iterator[None]:
-    """Linear layers multiply in bf16 where the runtime does, with weights that are rounded once and not at every step.
+def decoding_mode(models: Sequence[nn.Module], runtime: Runtime) -> Iterator[None]:
+    """How `models` run while texts are drawn.
 
-    On a processor the rest stays in fp32, attention too, which is faster there than in bf16 for one token at a time.
-    On CUDA the rest runs under autocast.
+    Linear layers multiply in bf16 where the runtime does, with weights that are rounded once and not at every step. On
+    a processor the rest stays in fp32, attention too, which for one token at a time is faster there than in bf16. On
+    CUDA the rest runs under autocast, and the deterministic algorithms are off: a step has no sum whose order varies,
+    and the deterministic way to write a column sorts.
     """
+    on_cuda = runtime.device == "cuda"
     with ExitStack() as stack:
+        if on_cuda:
+            before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+            stack.callback(torch.use_deterministic_algorithms, before[0], warn_only=before[1])
+            torch.use_deterministic_algorithms(False)
         if runtime.precision == "bf16":
-            if runtime.device == "cuda":
+            if on_cuda:
                 stack.enter_context(runtime.autocast())
             for module in {module: None for model in models for module in model.modules()}:
                 if isinstance(module, nn.Linear | Conv1D) and "forward" not in vars(module):
@@ -217,8 +224,8 @@ class Decoder:
                 logits = torch.where(chosen[:, None] == i, self.logits(i, states[i]), logits)
             return draw(logits.softmax(dim=-1), uniform[:, 1])
         tokens = torch.empty_like(chosen)
-        for i, state in enumerate(states):
-            rows = (chosen == i).nonzero()[:, 0]
+        for i in chosen.unique().tolist():
+            rows, state = (chosen == i).nonzero()[:, 0], states[i]
             tokens[rows] = draw(self.logits(i, state[rows]).softmax(dim=-1), uniform[rows, 1])
         return tokens
 

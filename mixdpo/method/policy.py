@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from mixdpo.errors import UserError
-from mixdpo.method.decoding import Decoder, draw, narrow_products, sample
+from mixdpo.method.decoding import Decoder, decoding_mode, draw, sample
 from mixdpo.method.language import TokenBatch, fuse_gelu, head_log_probs, hidden_states, load_language_model
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.weights import GateWeights, GlobalWeights, rows_by
@@ -210,7 +210,7 @@ class Policy(nn.Module):
         for rows in rows_by((tuple(flags), n // SPREAD) for flags, n in zip(active, lengths, strict=True)):
             experts, length = [k for k, flag in enumerate(active[rows[0]]) if flag], max(lengths[i] for i in rows)
             decoder = Decoder(self, experts, log_w[rows][:, experts], runtime, length + max_new_tokens)
-            with narrow_products(decoder.modules(), runtime):
+            with decoding_mode(decoder.modules(), runtime):
                 drawn = sample(decoder, [prompts[i] for i in rows], self.ends, uniform[rows], **how)
             for row, completion in zip(rows, drawn, strict=True):
                 completions[row] = completion
