@@ -33,6 +33,13 @@ ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
+def pytest_collection_modifyitems(items):
+    """Of two processes (`pytest -n 2 --dist loadgroup`) one has all tests of the run of the tiny world, so that it is
+    made once; tests of other files stay together too."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("project" if "project" in item.fixturenames else item.path.name))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def runtime() -> Runtime:
     """Used by every test, so that all compute on one thread."""
