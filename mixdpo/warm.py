@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 
 VARIABLE = "MIXDPO_WARM"
 """The name of a server, a space, and the place where it was started."""
@@ -68,7 +69,8 @@ def addresses(name: str, argv: Sequence[str]) -> list[str]:
 
     A process that has initialised CUDA is the first choice of a job that may use the device.
     """
-    return [f"\0{name}-cuda"] * (not {"cuda", "auto"}.isdisjoint(argv)) + [f"\0{name}"]
+    device = next((value for option, value in pairwise(argv) if option == "--device"), "cpu")
+    return [f"\0{name}-cuda"] * (device != "cpu") + [f"\0{name}"]
 
 
 def taken(server: socket.socket, address: str, call: dict) -> bool:

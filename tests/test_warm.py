@@ -47,7 +47,7 @@ CLIENT = "import sys; from mixdpo.warm import hand_over; hand_over(); sys.exit('
 
 @pytest.fixture
 def server(tmp_path, monkeypatch) -> Iterator[subprocess.Popen]:
-    """A server whose jobs print what they are given; it keeps those that are called with `cuda`."""
+    """A server whose jobs print what they are given; it keeps those that are called for `cuda`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     name = f"mixdpo-test-{tmp_path.name}-{os.getpid()}"
@@ -82,8 +82,8 @@ def done(*arguments: str, **how) -> tuple[int, list[str], str]:
 
 
 def ends(pid: int) -> bool:
-    """Whether a process ends within five seconds."""
-    for _ in range(100):
+    """Whether a process ends within two seconds."""
+    for _ in range(40):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
                 time.sleep(0.05)
@@ -138,18 +138,20 @@ def test_without_a_server_here_a_job_starts_cold(server, monkeypatch, value):
 
 
 def test_a_process_that_has_initialised_cuda_takes_the_next_job_of_its_environment(server):
-    first = done("all", "cuda")[1][1]
-    wait_for(f"{os.environ[warm.VARIABLE].partition(' ')[0]}-cuda")
-    assert done("all", "cpu")[1][1] != first == done("all", "cuda")[1][1]
-    assert done("all", "cuda", env=os.environ | {"COLOUR": "red"})[1][1] != first
-    status, printed, told = done("fault", "cuda")
+    cuda, cpu = ("--device", "cuda"), ("--device", "cpu", "--precision", "auto")
+    first = done("all", *cuda)[1][1]
+    assert done("all", *cpu)[1][1] != first == done("all", *cuda)[1][1]
+    assert done("all", *cuda, env=os.environ | {"COLOUR": "red"})[1][1] != first
+    status, printed, told = done("fault", *cuda)
     assert (status, printed[1], told) == (1, first, "error: a fault\n")
-    assert ends(int(first)) and done("all", "cuda")[1][1] != first
+    assert ends(int(first)) and done("all", *cuda)[1][1] != first
 
 
-def test_a_kept_process_dies_with_the_server(server):
-    pid = int(done("all", "cuda")[1][1])
-    assert not Path(f"/proc/{pid}").exists() or Path(os.readlink(f"/proc/{pid}/fd/1")) == Path(os.devnull)
+def test_a_kept_process_has_let_go_of_its_caller_and_dies_with_the_server(server):
+    with job("all", "--device", "cuda") as caller:
+        assert caller.communicate("read")[0]  # the pipes have closed
+    pid = int(done("all", "--device", "cuda")[1][1])
+    assert not ends(pid)
     server.kill()
     assert ends(pid)
 
