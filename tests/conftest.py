@@ -33,6 +33,7 @@ ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Of two processes (`pytest -n 2 --dist loadgroup`) one has all tests of the run of the tiny world, so that it is
     made once; tests of other files stay together too."""

@@ -182,9 +182,8 @@ def test_jobs_leave_the_same_bytes_warm_and_cold(project, of_the_workflow, tmp_p
         monkeypatch.delenv(warm.VARIABLE, raising=False)
     for manifest in manifests:
         assert (tmp_path / "cold" / manifest).read_bytes() == (tmp_path / "warm" / manifest).read_bytes()
-        record = parse(manifest).record
-        forked, alone = (json.loads((tmp_path / name / record).read_text()) for name in ("warm", "cold"))
-        assert 0 < forked["cpu_seconds"] < alone["cpu_seconds"] and forked["seconds"] > 0
+        forked, alone = (json.loads((tmp_path / n / parse(manifest).record).read_text()) for n in ("warm", "cold"))
+        assert 0 < forked["cpu_seconds"] < 2 * forked["seconds"] + 0.5  # no more than two threads can use
         assert 0.7 < forked["peak_memory_mib"] / alone["peak_memory_mib"] < 1.4
 
 
