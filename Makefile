@@ -16,8 +16,8 @@ test: .venv/dev
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 	snakemake --lint
-	pytest -n 2 --dist loadgroup -m "not slow"
-	pytest -n 2 --dist loadgroup -m slow
+	pytest -n 2 -m "not slow"
+	pytest -n 2 -m slow
 
 .venv/run: pyproject.toml envs/constraints.txt
 	$(PYTHON) -m venv .venv
