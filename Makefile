@@ -16,8 +16,8 @@ test: .venv/dev
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 	snakemake --lint
-	pytest -m "not slow"
-	pytest -m slow
+	pytest -n 2 -m "not slow"
+	pytest -n 2 -m slow
 
 .venv/run: pyproject.toml envs/constraints.txt
 	$(PYTHON) -m venv .venv

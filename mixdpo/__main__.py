@@ -17,6 +17,7 @@ from typing import Any
 
 from mixdpo.errors import UserError
 from mixdpo.run.stages import STAGES
+from mixdpo.warm import hand_over
 
 OPTIONS = {"epochs": int, "batch_size": int, "learning_rate": float}
 """Keys of a method's optimiser that have an option of their own."""
@@ -249,9 +250,9 @@ def run(arguments: argparse.Namespace) -> None:
     gc.disable()  # imports leave no garbage, and looking for it, then and at exit, takes seconds of a job
     from mixdpo.method.runtime import Runtime
     from mixdpo.provenance.artifact import keep, publish, there, write_json
-    from mixdpo.provenance.record import facts
+    from mixdpo.provenance.record import facts, processor_time
 
-    start = time.time()
+    start, used = time.time(), processor_time()
     stage, spec, code = arguments.stage, arguments.spec, arguments.code
     runtime = Runtime.choose(arguments.device, arguments.precision, arguments.threads)
     inputs = {name: Path(path) for name, path in (pair.split("=", 1) for pair in arguments.inputs)}
@@ -266,12 +267,14 @@ def run(arguments: argparse.Namespace) -> None:
     with publish(arguments.out, **work, runtime=asdict(runtime)) as (staging, resume):
         function(staging, spec, runtime=runtime, resume=resume, **folders)
     keep([arguments.out])
-    write_json(arguments.record, facts(asdict(runtime), start))
+    write_json(arguments.record, facts(asdict(runtime), start, used))
     gc.freeze()  # what the stage imported or still holds
 
 
 if __name__ == "__main__":
-    # Libraries may write sets of names in the order of their hashes: a job has the same order every time.
-    if sys.argv[1:2] and sys.argv[1] in STAGES and os.environ.get("PYTHONHASHSEED") != "0":
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONHASHSEED": "0"})
+    if sys.argv[1:2] and sys.argv[1] in STAGES:
+        hand_over()
+        # Libraries may write sets of names in the order of their hashes: a job has the same order every time.
+        if os.environ.get("PYTHONHASHSEED") != "0":
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONHASHSEED": "0"})
     main()

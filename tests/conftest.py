@@ -30,7 +30,23 @@ SENTENCES = [
     "A warm novel with a clever plot and characters that stay with you.",
 ]
 ROOT = Path(__file__).parent.parent
+OF_THE_RUN = ("test_workflow.py", "test_audit.py", "test_warm.py")
+"""Files of tests that use the fixture `project`."""
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Of several processes (`pytest -n 2`) each takes whole files; one takes all of `OF_THE_RUN`, so that the tiny
+    world is run once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "run" if Path(file).name in OF_THE_RUN else file
+
+    return Files(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

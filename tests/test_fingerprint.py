@@ -21,8 +21,8 @@ def package(tmp_path, monkeypatch):
 
 
 def forget():
-    module.fingerprint.cache_clear()
-    module._tree.cache_clear()
+    for function in module.fingerprint, module._tree, module._dump, module._imports:
+        function.cache_clear()
 
 
 def edit(path, old, new):

@@ -15,6 +15,8 @@ import pytest
 import yaml
 from conftest import ENVIRONMENT, ROOT, copy_project, snakemake
 
+from mixdpo.provenance.record import processor_time
+
 pytestmark = pytest.mark.slow
 
 
@@ -64,16 +66,15 @@ def test_page_is_there(project):
     assert len(page) < 5e6 and 'id="table1"' in page and 'id="claims"' in page and page.count("data:image/png") == 6
 
 
-def test_every_job_left_its_record_and_benchmark(project):
-    runs = project / "results/tiny/runs"
-    assert len(list(runs.rglob("*.json"))) == len(list(runs.rglob("*.tsv"))) == 81
+def test_every_job_left_its_record(project):
+    assert len(list((project / "results/tiny/runs").rglob("*.json"))) == 81
 
 
 def test_second_call_has_nothing_to_do(project):
-    start = time.monotonic()
+    used = processor_time()
     done = snakemake(project)
     assert "Nothing to be done" in done.stdout + done.stderr
-    assert time.monotonic() - start < 10
+    assert processor_time() - used < 5
 
 
 def test_an_evaluation_setting_reruns_evaluations_and_tables(project, tmp_path):
@@ -246,7 +247,10 @@ def test_report(project):
 
 
 def test_killed_at_work_the_run_continues_to_the_same_bytes(project, tmp_path):
-    """kill -9 of Snakemake and its job as soon as a stage has resume state; then one call to the scores of DPO's completions."""
+    """kill -9 of Snakemake and its job as soon as a stage has resume state; then one call to the scores of DPO's completions.
+
+    No process outlives the kill. The killed jobs are forks of a warm server, but for the first; the last call has none.
+    """
     again, scores = copy_project(tmp_path), "results/tiny/evaluations/multi_reward/dpo/seed0/rewards/manifest.json"
     command = ["snakemake", "--cores", "1", scores, "--configfile", "tests/tiny.yaml"]
     for stage, state in ("base", "training.pt"), ("completions", "batch-*.json"), ("policies", "training.pt"):
@@ -261,11 +265,15 @@ def test_killed_at_work_the_run_continues_to_the_same_bytes(project, tmp_path):
         while not (found := list(again.glob(f".mixdpo/scratch/{stage}-*/{state}"))):
             assert process.poll() is None, f"the run ended before {stage} left a state"
             time.sleep(0.05)
+        assert stage == "base" or len(warm_processes(again)) > 1
         kill_group(process.pid)
         process.wait()
         assert found[0].exists()
+        for _ in range(100):
+            time.sleep(0.05 * bool(warm_processes(again)))
+        assert warm_processes(again) == []
         assert snakemake(again, "--unlock").returncode == 0
-    done = snakemake(again, scores)
+    done = snakemake(again, scores, "--no-hooks")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     first, second = (
         {p.relative_to(folder): p.read_bytes() for p in folder.glob("results/tiny/**/manifest.json")}
@@ -293,3 +301,13 @@ def kill_group(leader: int) -> None:
         if session == leader:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def warm_processes(project: Path) -> list[str]:
+    """The server of a run and the jobs that it forked."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"mixdpo.server" in (process / "cmdline").read_bytes() and (process / "cwd").resolve() == project:
+                found.append(process.name)
+    return found

@@ -28,6 +28,12 @@ def _tree(path: Path) -> ast.Module:
     return tree
 
 
+@cache
+def _dump(path: Path) -> bytes:
+    return ast.dump(_tree(path)).encode()
+
+
+@cache
 def _imports(path: Path) -> set[Path]:
     """Files of this package that `path` imports, at any depth of its code."""
     names = set()
@@ -51,5 +57,5 @@ def fingerprint(module: str) -> str:
     digest = hashlib.sha256()
     for path in sorted(seen):
         digest.update(path.relative_to(PACKAGE).as_posix().encode())
-        digest.update(ast.dump(_tree(path)).encode())
+        digest.update(_dump(path))
     return digest.hexdigest()[:16]

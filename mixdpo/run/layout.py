@@ -84,10 +84,6 @@ class Key:
         return f"results/{self.run}/runs/{self.place}.json"
 
     @property
-    def benchmark(self) -> str:
-        return f"results/{self.run}/runs/{self.place}.tsv"
-
-    @property
     def log(self) -> str:
         return f"logs/{self.run}/{self.place}.log"
 

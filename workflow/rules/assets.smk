@@ -6,8 +6,6 @@ use rule light as reviews with:
         manifest=where("reviews").manifest,
     log:
         where("reviews").log,
-    benchmark:
-        where("reviews").benchmark
     params:
         **work("reviews"),
 
@@ -20,8 +18,6 @@ use rule light as feedback with:
         manifest=where("feedback").manifest,
     log:
         where("feedback").log,
-    benchmark:
-        where("feedback").benchmark
     params:
         **work("feedback"),
 
@@ -34,8 +30,6 @@ use rule job as base with:
         manifest=where("base").manifest,
     log:
         where("base").log,
-    benchmark:
-        where("base").benchmark
     params:
         **work("base"),
 
@@ -48,8 +42,6 @@ use rule job as bases with:
         manifest=where("bases").manifest,
     log:
         where("bases").log,
-    benchmark:
-        where("bases").benchmark
     params:
         **work("bases"),
 
@@ -62,8 +54,6 @@ use rule job as classifier with:
         manifest=where("classifier").manifest,
     log:
         where("classifier").log,
-    benchmark:
-        where("classifier").benchmark
     params:
         **work("classifier"),
 
@@ -76,7 +66,5 @@ use rule light as pipeline with:
         manifest=where("pipeline").manifest,
     log:
         where("pipeline").log,
-    benchmark:
-        where("pipeline").benchmark
     params:
         **work("pipeline"),

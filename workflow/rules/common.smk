@@ -10,6 +10,7 @@ from mixdpo.run.config import is_figure, present
 from mixdpo.run.graph import targets
 from mixdpo.run.layout import pattern
 from mixdpo.run.rules import complete, made_from, named, work
+from mixdpo.warm import start
 
 TABLES = complete(config, workflow.overwrite_configfiles)
 DEVICE, PRECISION, THREADS = (config["runtime"][key] for key in ("device", "precision", "threads"))
@@ -21,6 +22,7 @@ FIGURES = [name for name, table in TABLES.items() if is_figure(table)]
 onstart:
     every = {table.get("target", "all") for table in TABLES.values()}
     keep(Path(path) for target in every for path in targets(config, TABLES, target))
+    start()
 
 
 wildcard_constraints:
@@ -31,7 +33,7 @@ wildcard_constraints:
     table="|".join(name for name in TABLES if name not in FIGURES),
 
 
-# What all stages share; each adds its input, output, log, benchmark and work.
+# What all stages share; each adds its input, output, log and work.
 rule job:
     log:
         f"logs/{config['run']}/job.log",

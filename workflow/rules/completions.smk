@@ -6,7 +6,5 @@ use rule job as completions with:
         manifest=where("completions").manifest,
     log:
         where("completions").log,
-    benchmark:
-        where("completions").benchmark
     params:
         **work("completions"),

@@ -6,8 +6,6 @@ use rule job as evaluations with:
         manifest=where("evaluations").manifest,
     log:
         where("evaluations").log,
-    benchmark:
-        where("evaluations").benchmark
     params:
         **work("evaluations"),
 
@@ -20,8 +18,6 @@ use rule job as evaluation_rewards with:
         manifest=where("evaluation_rewards").manifest,
     log:
         where("evaluation_rewards").log,
-    benchmark:
-        where("evaluation_rewards").benchmark
     params:
         **work("evaluation_rewards"),
 
@@ -34,7 +30,5 @@ use rule job as judgements with:
         manifest=where("judgements").manifest,
     log:
         where("judgements").log,
-    benchmark:
-        where("judgements").benchmark
     params:
         **work("judgements"),

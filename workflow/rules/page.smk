@@ -13,7 +13,5 @@ use rule light as page with:
         ),
     log:
         where("page").log,
-    benchmark:
-        where("page").benchmark
     params:
         **work("page"),

@@ -6,8 +6,6 @@ use rule job as reference_log_probs with:
         manifest=where("reference_log_probs").manifest,
     log:
         where("reference_log_probs").log,
-    benchmark:
-        where("reference_log_probs").benchmark
     params:
         **work("reference_log_probs"),
 
@@ -20,8 +18,6 @@ use rule job as gates with:
         manifest=where("gates").manifest,
     log:
         where("gates").log,
-    benchmark:
-        where("gates").benchmark
     params:
         **work("gates"),
 
@@ -34,7 +30,5 @@ use rule job as policies with:
         manifest=where("policies").manifest,
     log:
         where("policies").log,
-    benchmark:
-        where("policies").benchmark
     params:
         **work("policies"),

@@ -6,7 +6,5 @@ use rule light as preferences with:
         manifest=where("preferences").manifest,
     log:
         where("preferences").log,
-    benchmark:
-        where("preferences").benchmark
     params:
         **work("preferences"),

@@ -6,8 +6,6 @@ use rule job as rewards with:
         manifest=where("rewards").manifest,
     log:
         where("rewards").log,
-    benchmark:
-        where("rewards").benchmark
     params:
         **work("rewards"),
 
@@ -20,8 +18,6 @@ use rule job as validity with:
         manifest=where("validity").manifest,
     log:
         where("validity").log,
-    benchmark:
-        where("validity").benchmark
     threads: 1
     params:
         **work("validity"),

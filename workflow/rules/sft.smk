@@ -6,7 +6,5 @@ use rule job as sft with:
         manifest=where("sft").manifest,
     log:
         where("sft").log,
-    benchmark:
-        where("sft").benchmark
     params:
         **work("sft"),

@@ -16,8 +16,6 @@ use rule light as tables with:
         tex=update(where("tables").printed("tex")),
     log:
         where("tables").log,
-    benchmark:
-        where("tables").benchmark
     params:
         **work("tables"),
 
@@ -38,8 +36,6 @@ use rule light as figures with:
         csv=update(where("tables").printed("csv")),
     log:
         where("tables").log,
-    benchmark:
-        where("tables").benchmark
     wildcard_constraints:
         table="|".join(FIGURES),
     params:
