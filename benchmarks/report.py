@@ -63,10 +63,15 @@ def machine(results: dict) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     features = f" ({', '.join(found['features'])})" if found.get("features") else ""
     text = f"{found['device']}{features}; {versions}; commit {found['commit']}, {found['date']}. "
-    return text + how["note"] if "note" in how else text + (
-        f"Size `{how['size']}`, {how['batch']} pairs a step, {how['threads']} of {found['cores']} threads, {how['clock']} "
-        f"clock; median [least to greatest] of {how['rounds']} rounds of {how['seconds']} s a variant; "
-        f"{results['minutes']:.1f} minutes in all."
+    return (
+        text + how["note"]
+        if "note" in how
+        else text
+        + (
+            f"Size `{how['size']}`, {how['batch']} pairs a step, {how['threads']} of {found['cores']} threads, {how['clock']} "
+            f"clock; median [least to greatest] of {how['rounds']} rounds of {how['seconds']} s a variant; "
+            f"{results['minutes']:.1f} minutes in all."
+        )
     )
 
 

@@ -39,13 +39,16 @@ def transformers(folder: Path, attention: str, size: str, batch: int, precision:
     return their_sampling(attention, random_language_model(size, folder / "model"), batch, precision)
 
 
-def their_sampling(attention: str, path: Path, batch: int, precision: str, device: str = "cpu") -> Callable[[], None]:
+def their_sampling(
+    attention: str, path: Path, batch: int, precision: str, device: str = "cpu", cache: str | None = None
+) -> Callable[[], None]:
     """Completions of full length, by a model whose weights have this precision."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention).to(device).eval()
     model.generation_config.eos_token_id = None  # no completion ends early
     prompts = random_prompts(model.config.vocab_size, batch).to(device)
     how = {"do_sample": True, "top_k": 0, "max_new_tokens": COMPLETION, "pad_token_id": 0}
+    how["cache_implementation"] = cache
 
     @torch.no_grad()
     def call() -> None:

@@ -41,17 +41,27 @@ def random_pairs(size: str, pairs: int, styles: int) -> tuple[pd.DataFrame, Trip
     return frame, Triplets(frame, pd.DataFrame(reference, columns=["chosen", "rejected"]))
 
 
-def our_step(variant: str, model: Path, triplets: Triplets, batch: int, runtime: Runtime) -> Callable[[], object]:
-    """One step of `fit` from the tokens of a minibatch, without its schedule, progress bar and resume file."""
+def prepared(variant: str, model: Path, triplets: Triplets, batch: int, runtime: Runtime) -> PreferenceObjective:
+    """The objective of a method, with minibatches of `batch` pairs."""
     method = VARIANTS[variant]
     objective = PreferenceObjective(build(method, model, runtime, seed=0), method, runtime)
     pairs = np.arange(len(triplets.groups)).reshape(-1, batch)
     objective.prepare(triplets, [triplets.rows(part) for part in pairs])
-    given = method.optimiser
+    return objective
+
+
+def repeated_step(objective: PreferenceObjective) -> Callable[[], object]:
+    """One step of `fit` from the tokens of a minibatch, without its schedule, progress bar and resume file."""
+    given, runtime = objective.method.optimiser, objective.runtime
     adamw = adamw_of(objective, given, lambda name: given.learning_rate, runtime.device)
     step = Step(objective, adamw, objective.loss, given.max_grad_norm, runtime, objective.after_step)
-    run, numbers = Replayed(step) if runtime.device == "cuda" else step, itertools.cycle(range(len(pairs)))
+    run = Replayed(step) if runtime.device == "cuda" else step
+    numbers = itertools.cycle(range(len(objective.batches)))
     return lambda: run(objective.parts(next(numbers)))
+
+
+def our_step(variant: str, model: Path, triplets: Triplets, batch: int, runtime: Runtime) -> Callable[[], object]:
+    return repeated_step(prepared(variant, model, triplets, batch, runtime))
 
 
 def ours(folder: Path, variant: str, size: str, batch: int, precision: str) -> Callable[[], object]:
