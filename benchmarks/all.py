@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import report
 from measure import COMPLETION, SIZES, sampling_flops, step_flops
-from turns import QUIET, ROOT, Found, Variant, best, facts, features, options, processor, row, take_turns, write
+from turns import QUIET, ROOT, Found, Variant, best, facts, features, git, options, processor, row, take_turns, write
 
 PACKAGES = ["torch", "transformers", "trl"]
 ATTENTION = ["sdpa", "eager"]
@@ -41,7 +41,8 @@ def dpo(given: Namespace, precision: str) -> tuple[list[dict], Found]:
         rows.append(row(name, precision, found, "ours", best(found, list(peers)), **how))
         if kept:
             rows.append(row(f"{name}, peer with our glibc", precision, found, "ours", best(found, list(kept)), **how))
-            rows.append(row(name, precision, found, "ours", best(found, list(peers), "memory"), "MiB"))
+            leanest = best(found, list(peers), "memory")
+            rows.append(row(f"{name}, peak memory", precision, found, "ours", leanest, "MiB"))
         all_found |= {f"{size}: {name}": figures for name, figures in found.items()}
     return rows, all_found
 
@@ -62,7 +63,7 @@ def experts(given: Namespace, precision: str) -> tuple[list[dict], Found]:
         flops = step_flops(given.size, given.batch, **case)
         more = {"flops": [flops, one], "flops_ratio": flops / one}
         rows.append(row(name, precision, found, name, "DPO", "ms", **more))
-    rows += [row(name, precision, found, name, "DPO", "MiB") for name in cases]
+    rows += [row(f"{name}, peak memory", precision, found, name, "DPO", "MiB") for name in cases]
     return rows, found
 
 
@@ -105,10 +106,6 @@ def operators(given: Namespace) -> dict:
             if given.before:
                 git("worktree", "remove", "--force", str(trees["before"]))
     return {"before": given.before, "ms": times}
-
-
-def git(*words: str) -> None:
-    subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True)
 
 
 def machine_limits(given: Namespace, times: dict[str, Found]) -> dict[str, float]:

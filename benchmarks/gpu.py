@@ -4,6 +4,7 @@ Needs torch, transformers and the package; TRL and datasets where they are insta
 """
 
 import argparse
+import gc
 import random
 import tempfile
 import time
@@ -126,6 +127,12 @@ def interleave(calls: dict[str, Callable[[], object]], warm_up: int, repeats: in
     return {name: {"seconds": np.array(times)} for name, times in found.items()}
 
 
+def release() -> None:
+    """Give back the memory of what was measured before."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 def finish(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
@@ -184,6 +191,7 @@ def steps(folder: Path, pairs: int, given: Namespace) -> tuple[list[dict], dict[
         how = {"unit": "pairs/s", "amount": pairs, "flops": [one, one], "group": "dpo"}
         rows.append(row(f"{pairs} pairs, DPO, {way}", precision, found, f"DPO, {way}", peer, **how))
     del peers
+    release()
     cases = {"Case 1, K = 3": {"heads": 3}, "Case 1, K = 3, frozen encoder": {"heads": 3, "frozen": True}}
     cases |= {"Case 2, K = 3": {"models": 3}}
     names = [(name, "replayed") for name in ("DPO", *cases)] + [("Case 1, K = 3", way) for way in WAYS[::2]]
@@ -242,6 +250,7 @@ def main() -> None:
         random_language_model(given.size, folder / "model")
         for pairs in given.pairs:
             rows, found = steps(folder, pairs, given)
+            release()
             results["rows"] += rows
             times |= found
             alone = np.median(found[f"{pairs} pairs, DPO"]["limit"]["seconds"])
@@ -249,6 +258,7 @@ def main() -> None:
             print(f"{pairs} pairs: {time.time() - start:.0f} s", flush=True)
         for batch in given.batches:
             rows, times[f"{batch} texts"] = sampling(folder, batch, given)
+            release()
             results["rows"] += rows
             print(f"{batch} texts: {time.time() - start:.0f} s", flush=True)
     minutes = (time.time() - start) / 60

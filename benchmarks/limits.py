@@ -6,8 +6,6 @@ from pathlib import Path
 import torch
 from measure import COMPLETION, PROMPT, SIZES
 
-from mixdpo.method.language import HEAD_ROWS
-
 Shape = tuple[int, int, int]
 """Rows, columns of the input, columns of the output of a linear layer."""
 
@@ -18,11 +16,10 @@ def encoder(size: str, rows: int) -> list[Shape]:
 
 
 def step(folder: Path, size: str, pairs: int, precision: str, device: str = "cpu") -> Callable[[], None]:
-    """The products of a DPO step, forward and backward; the output layer's in pieces of as many rows as in our step."""
-    rows, d, v = 2 * pairs * COMPLETION, SIZES[size]["n_embd"], SIZES[size]["vocab_size"]
-    piece = min(rows, HEAD_ROWS[device])
-    output = [(piece, d, v + -v % 64)] * (rows // piece)
-    return products(encoder(size, 2 * pairs * (PROMPT + COMPLETION)) + output, precision, device, backward=True)
+    """The products of a DPO step, forward and backward."""
+    d, v = SIZES[size]["n_embd"], SIZES[size]["vocab_size"]
+    shapes = [*encoder(size, 2 * pairs * (PROMPT + COMPLETION)), (2 * pairs * COMPLETION, d, v + -v % 64)]
+    return products(shapes, precision, device, backward=True)
 
 
 def completions(folder: Path, size: str, batch: int, precision: str, device: str = "cpu") -> Callable[[], None]:

@@ -63,15 +63,12 @@ def machine(results: dict) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     features = f" ({', '.join(found['features'])})" if found.get("features") else ""
     text = f"{found['device']}{features}; {versions}; commit {found['commit']}, {found['date']}. "
-    return (
-        text + how["note"]
-        if "note" in how
-        else text
-        + (
-            f"Size `{how['size']}`, {how['batch']} pairs a step, {how['threads']} of {found['cores']} threads, {how['clock']} "
-            f"clock; median [least to greatest] of {how['rounds']} rounds of {how['seconds']} s a variant; "
-            f"{results['minutes']:.1f} minutes in all."
-        )
+    if "note" in how:
+        return text + how["note"]
+    return text + (
+        f"Size `{how['size']}`, {how['batch']} pairs a step, {how['threads']} of {found['cores']} threads. Median "
+        f"[least to greatest] of {how['rounds']} rounds of {how['seconds']} s a variant, {how['clock']} clock; "
+        f"{results['minutes']:.1f} minutes in all."
     )
 
 
@@ -145,23 +142,23 @@ def plot(results: dict, path: Path) -> None:
     speed = [row for row in results["rows"] if row["unit"].endswith("/s")]
     cost = [row for row in results["rows"] if row["group"] == "experts"]
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.2), width_ratios=[1, 1])
-    _panel(axes[0], speed, "Speed: ours ÷ the peer's best", lambda row: row["work"])
-    _panel(axes[1], cost, "Cost: ours ÷ our DPO", lambda row: f"{row['work']}: {'memory' * (row['unit'] == 'MiB')}")
+    _panel(axes[0], speed, "Speed: ours ÷ the peer's best")
+    _panel(axes[1], cost, "Cost: ours ÷ our DPO")
     axes[1].legend(frameon=False, fontsize=8, loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=160)
     pyplot.close(figure)
 
 
-def _panel(axes, lines: list[dict], title: str, label) -> None:
-    works = list(dict.fromkeys(map(label, lines)))
+def _panel(axes, lines: list[dict], title: str) -> None:
+    works = list(dict.fromkeys(row["work"] for row in lines))
     for precision, colour in COLOURS.items():
         own = [row for row in lines if row["precision"] == precision]
-        at = [works.index(label(row)) + (0.15 if precision == "bf16" else -0.15) for row in own]
+        at = [works.index(row["work"]) + (0.15 if precision == "bf16" else -0.15) for row in own]
         low, middle, high = zip(*(row["ratio"] for row in own)) if own else ([], [], [])
         whiskers = [[m - a for m, a in zip(middle, low)], [b - m for m, b in zip(middle, high)]]
         axes.errorbar(middle, at, xerr=whiskers, fmt="o", color=colour, markersize=5, capsize=2, label=precision)
-    flops = {label(row): row["flops_ratio"] for row in lines if row.get("flops_ratio")}
+    flops = {row["work"]: row["flops_ratio"] for row in lines if row.get("flops_ratio")}
     if flops:
         at = [works.index(work) for work in flops]
         axes.plot(flops.values(), at, "d", color="black", markerfacecolor="none", markersize=8, label="ratio of FLOPs")

@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import json
-import os
 import platform
 import random
 import re
@@ -130,15 +129,22 @@ def processor() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
+def git(*words: str) -> str:
+    """What a command of git prints about the checkout that this file lies in."""
+    return subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True, text=True).stdout
+
+
 def facts(device: str, packages: list[str]) -> dict:
     """What a figure depends on: the device, the versions, the commit (+ if files differ from it), the date."""
-    git = ["git", "-C", str(ROOT)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
+    try:
+        commit = git("rev-parse", "--short", "HEAD").strip()
+        commit += "+" * bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"  # files without their history
     return {
         "device": device,
         "versions": {name: version(name) for name in packages if find_spec(name)},
-        "commit": commit + "+" * bool(changed),
+        "commit": commit,
         "date": date.today().isoformat(),
     }
 
