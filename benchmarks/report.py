@@ -28,8 +28,8 @@ HEADINGS = ["Work", "Ours", "Peer", "", "Unit", "Ratio", "Spread", "Limit"]
 def table(lines: list, headings: list[str]) -> str:
     """Markdown, without the spaces that align columns where they would make it wider than 120."""
     right = ["left"] + ["right" if heading not in ("", "Unit") else "left" for heading in headings[1:]]
-    text = tabulate(lines, headings, "github", disable_numparse=True, colalign=right if lines else None)
-    return text if len(text.partition("\n")[0]) <= 120 else re.sub(r" {2,}(?=\|)", " ", re.sub("-{4,}", "---", text))
+    text = tabulate(lines, headings, "pipe", disable_numparse=True, colalign=right if lines else None)
+    return text if len(text.partition("\n")[0]) <= 120 else re.sub(" {2,}", " ", re.sub("-{4,}", "---", text))
 
 
 def number(value: float) -> str:
@@ -141,11 +141,11 @@ def plot(results: dict, path: Path) -> None:
 
     speed = [row for row in results["rows"] if row["unit"].endswith("/s")]
     cost = [row for row in results["rows"] if row["group"] == "experts"]
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.2), width_ratios=[1, 1])
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.6))
     _panel(axes[0], speed, "Speed: ours ÷ the peer's best")
     _panel(axes[1], cost, "Cost: ours ÷ our DPO")
-    axes[1].legend(frameon=False, fontsize=8, loc="lower right")
-    figure.tight_layout()
+    figure.legend(*axes[1].get_legend_handles_labels(), frameon=False, fontsize=9, loc="lower center", ncols=3)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
     figure.savefig(path, dpi=160)
     pyplot.close(figure)
 
