@@ -4,27 +4,30 @@ Needs torch, transformers and the package; TRL and datasets where they are insta
 """
 
 import argparse
-import json
+import gc
+import random
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable
-from functools import partial
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
+import limits
 import numpy as np
 import pandas as pd
+import report
 import torch
-import transformers
-from measure import COMPLETION, PROMPT, SIZES, print_rows, random_language_model, spread
-from sampling import ours as sampled
-from sampling import peer
-from training import random_pairs, trl_step
+from measure import COMPLETION, random_language_model, sampling_flops, step_flops
+from sampling import EXPERTS, our_sampling, their_sampling
+from training import MINIBATCHES, prepared, random_pairs, repeated_step, trl_step
+from turns import Found, best, facts, row, write
 
+from mixdpo.method.capture import Captured, compiled
 from mixdpo.method.fit import fit
 from mixdpo.method.initial import build
-from mixdpo.method.language import load_language_model
 from mixdpo.method.objective import PreferenceObjective, Triplets
-from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Experts, Gate, Method, Optimiser, Phase, Posterior, Relaxation, Weights
 
@@ -54,130 +57,218 @@ NOT_COMPARED = {
     "Gumbel-Softmax": Method(Experts(heads=3), Gate(), posterior=Posterior(relaxation=Relaxation())),
 }
 """The noise comes from each device's own generator: it is only run."""
-TIMED = ("DPO", "Case 1", "Case 1, frozen encoder", "Case 2")
+FROM_PYTHON_TOO = ("DPO", "Case 1", "Case 1, partition", "Case 1, frozen encoder", "Case 1, phases", "Case 2")
+"""Methods whose curve is also made without replay."""
+WAYS = ("compiled", "replayed", "from Python")
+
+
+class Ordinary(Captured):
+    """Every call is an ordinary one."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.ordinary = True
+
+
+def from_python():
+    """In this context, steps on CUDA are not replayed."""
+    return patch("mixdpo.method.fit.Captured", Ordinary)
 
 
 def trained(method: Method, model: Path, triplets: Triplets, batch: int, steps: int, runtime: Runtime) -> pd.DataFrame:
-    """The curve of `steps` steps by the training loop of the package, with the seconds of every step."""
+    """The curve of `steps` steps by the training loop of the package."""
     users = sorted({user for _, user in triplets.contexts}) if getattr(method.weights, "sees", "") == "user" else []
     objective = PreferenceObjective(build(method, model, runtime, seed=0, users=users), method, runtime)
-    objective.prepare(triplets, steps)
-    parts = np.arange(len(triplets.groups)).reshape(-1, batch)
-    batches, ends = [triplets.rows(parts[i % len(parts)]) for i in range(steps)], []
+    pairs = np.arange(len(triplets.groups)).reshape(-1, batch)
+    objective.prepare(triplets, [triplets.rows(pairs[i % len(pairs)]) for i in range(steps)])
+    how = {"optimiser": method.optimiser, "seed": 0, "runtime": runtime, "after_step": objective.after_step}
     with tempfile.TemporaryDirectory() as resume:
-        curve = fit(
-            objective,
-            batches,
-            lambda rows: objective.loss(triplets, rows),
-            optimiser=method.optimiser,
-            seed=0,
-            runtime=runtime,
-            resume=Path(resume),
-            after_step=objective.after_step,
-            observe=lambda row: ends.append(time.perf_counter()),
-        )
-    return curve.assign(seconds=np.diff(ends, prepend=np.nan))
+        return fit(objective, steps, objective.parts, objective.loss, resume=Path(resume), **how)
 
 
-def parity(folder: Path) -> list[dict]:
-    """Largest difference of the loss over eight steps of every method, from the same inputs."""
-    model = random_language_model("embedded", folder / "parity")
-    frame, triplets = random_pairs("embedded", 16, 2)
+def parity(folder: Path, given: Namespace) -> list[dict]:
+    """Largest difference of the loss over some steps of every method, from the same inputs."""
+    size, steps = ("embedded", 8) if given.device == "cuda" else ("tiny", 2)
+    model = random_language_model(size, folder / "parity")
+    frame, triplets = random_pairs(size, 16, 2)
     frame["user"] = [f"user-{i % 3}" for i in range(len(frame))]
-    triplets = Triplets(frame, pd.DataFrame(triplets.reference, columns=["chosen", "rejected"]))
-    rows = []
+    triplets, rows = Triplets(frame, pd.DataFrame(triplets.reference, columns=["chosen", "rejected"])), []
+
+    def losses(method: Method, device: str) -> np.ndarray:
+        return trained(method, model, triplets, 4, steps, Runtime.choose(device, "fp32", 1))["loss"].to_numpy()
+
     for name, method in (METHODS | NOT_COMPARED).items():
-        curves = [trained(method, model, triplets, 4, 8, Runtime.choose(d, "fp32", 1)) for d in ("cpu", "cuda")]
-        difference = float((curves[0]["loss"] - curves[1]["loss"]).abs().max())
-        compared = name in METHODS
-        rows.append({"method": name, "difference": difference, "compared": compared, "agrees": difference < TOLERANCE})
+        here, there = losses(method, "cpu"), losses(method, given.device)
+        difference = float(np.abs(here - there).max())
+        rows.append({"method": name, "difference": difference, "compared": name in METHODS})
+        rows[-1]["agrees"] = difference < TOLERANCE
+        if name in FROM_PYTHON_TOO:
+            with from_python():
+                plain = losses(method, given.device)
+            rows[-1]["replay_difference"] = float(np.abs(plain - there).max())
+            rows[-1]["replay_agrees"] = rows[-1]["replay_difference"] < TOLERANCE
     return rows
 
 
-def milliseconds(call: Callable[[], object], calls: int) -> np.ndarray:
-    """Of each call, after two to warm up."""
-    call(), call()
-    times = []
-    for _ in range(calls):
+def interleave(calls: dict[str, Callable[[], object]], warm_up: int, repeats: int, rounds: int, device: str) -> Found:
+    """Seconds per call, as means of `repeats` calls in a row; every round measures each once, in shuffled order."""
+    rng, found = random.Random(0), {name: [] for name in calls}
+    for call in calls.values():
+        for _ in range(warm_up):
+            call()
+    for _ in range(rounds):
+        for name in rng.sample(list(calls), len(calls)):
+            finish(device)
+            start = time.perf_counter()
+            for _ in range(repeats):
+                calls[name]()
+            finish(device)
+            found[name].append((time.perf_counter() - start) / repeats)
+    return {name: {"seconds": np.array(times)} for name, times in found.items()}
+
+
+def release() -> None:
+    """Give back the memory of what was measured before."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def finish(device: str) -> None:
+    if device == "cuda":
         torch.cuda.synchronize()
-        start = time.perf_counter()
+
+
+def with_flag(call: Callable[[], object], deterministic: bool) -> Callable[[], object]:
+    """Ours asks torch for deterministic algorithms; a peer in the same process must not."""
+
+    def flagged() -> None:
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
         call()
-        torch.cuda.synchronize()
-        times.append(1000 * (time.perf_counter() - start))
-    return np.array(times)
+
+    return flagged
 
 
-def steps(folder: Path, batch: int, runtime: Runtime) -> dict[str, np.ndarray]:
-    """Milliseconds of a training step, ours by the package's own loop and TRL's where it is installed."""
-    frame, triplets = random_pairs("full", 4 * batch, 1)
-    model, times = folder / "full", {}
+def peer_steps(folder: Path, pairs: int, given: Namespace) -> dict[str, Callable[[], object]]:
+    """TRL's, where it is installed."""
+    frame, _ = random_pairs(given.size, MINIBATCHES * pairs, 1)
     try:
-        times["TRL, DPO"] = milliseconds(trl_step("sdpa", model, frame, batch, "bf16", runtime.device), 10)
+        calls = {
+            f"TRL, {attention}": trl_step(attention, folder / "model", frame, pairs, given.precision, given.device)
+            for attention in ("sdpa", "eager")
+        }
     except ImportError as error:
         print(f"TRL is left out: {error}")
-    for name in TIMED:
-        torch.cuda.empty_cache()
-        seconds = trained(METHODS[name], model, triplets, batch, 14, runtime)["seconds"]
-        times[name] = 1000 * seconds.iloc[4:].to_numpy()
-    return times
+        return {}
+    return {name: with_flag(call, False) for name, call in calls.items()}
 
 
-def sampling(folder: Path, batch: int, runtime: Runtime) -> dict[str, np.ndarray]:
-    """Milliseconds to sample `batch` completions of full length."""
-    model = load_language_model(folder / "full", runtime)
-    model.config.eos_token_id, model.generation_config.eos_token_id = -1, None
-    prompts = torch.randint(SIZES["full"]["vocab_size"], (batch, PROMPT), device=runtime.device)
-    what = {"prompts": prompts, "runtime": runtime}
-    plain = Policy.from_language_model(model, independent_models=1)
-    case1 = Policy.from_language_model(model, shared_heads=3)
-    calls = {
-        "transformers.generate": partial(peer, model, **what),
-        "one expert": partial(sampled, plain, **what),
-        "Case 1, K = 3, token mixture": partial(sampled, case1, **what),
+def measured_steps(
+    folder: Path, pairs: int, given: Namespace, names: list[tuple[str, str]], peers: dict[str, Callable]
+) -> Found:
+    """Steps of our methods, each in one of WAYS, beside those of peers, and the products of a DPO step alone."""
+    runtime, calls = Runtime.choose(given.device, given.precision, 1), dict(peers)
+    _, triplets = random_pairs(given.size, MINIBATCHES * pairs, 1)
+    with ExitStack() as stack:
+        for name, way in names:
+            objective = prepared(name, folder / "model", triplets, pairs, runtime)
+            call = with_flag(repeated_step(objective), True)
+            if way == "compiled":
+                stack.enter_context(compiled(objective, given.device))
+            with from_python() if way == "from Python" else nullcontext():
+                call()  # where a step finds out how it will run
+            calls[f"{name}, {way}"] = call
+        calls["limit"] = limits.step(folder, given.size, pairs, given.precision, given.device)
+        return interleave(calls, 6, given.repeats, 5, given.device)
+
+
+def steps(folder: Path, pairs: int, given: Namespace) -> tuple[list[dict], dict[str, Found]]:
+    """A DPO step beside TRL's, and steps of several experts beside our DPO."""
+    precision, one, rows = given.precision, step_flops(given.size, pairs), []
+    peers = peer_steps(folder, pairs, given)
+    found = measured_steps(folder, pairs, given, [("DPO", way) for way in WAYS], peers)
+    peer = best(found, list(peers) or ["DPO, from Python"])
+    for way in WAYS:
+        how = {"unit": "pairs/s", "amount": pairs, "flops": [one, one], "group": "dpo"}
+        rows.append(row(f"{pairs} pairs, DPO, {way}", precision, found, f"DPO, {way}", peer, **how))
+    del peers
+    release()
+    cases = {"Case 1, K = 3": {"heads": 3}, "Case 1, K = 3, frozen encoder": {"heads": 3, "frozen": True}}
+    cases |= {"Case 2, K = 3": {"models": 3}}
+    names = [(name, "replayed") for name in ("DPO", *cases)] + [("Case 1, K = 3", way) for way in WAYS[::2]]
+    of_experts = measured_steps(folder, pairs, given, names, {})
+    for name, way in names[1:]:
+        flops = step_flops(given.size, pairs, **cases[name])
+        how = {"unit": "ms", "flops": [flops, one], "flops_ratio": flops / one, "group": "experts"}
+        work = f"{pairs} pairs, {name}" + f", {way}" * (way != "replayed")
+        rows.append(row(work, precision, of_experts, f"{name}, {way}", "DPO, replayed", **how))
+    return rows, {f"{pairs} pairs, DPO": found, f"{pairs} pairs, experts": of_experts}
+
+
+def sampling(folder: Path, batch: int, given: Namespace) -> tuple[list[dict], Found]:
+    """Completions by transformers, by one expert and by three heads."""
+    runtime, what = Runtime.choose(given.device, given.precision, 1), (folder / "model", batch)
+    peers = {
+        f"generate, {attention}": their_sampling(attention, *what, given.precision, given.device)
+        for attention in ("sdpa", "eager")
     }
-    return {name: milliseconds(call, 3) for name, call in calls.items()}
+    if given.static:
+        peers["generate, static"] = their_sampling("sdpa", *what, given.precision, given.device, cache="static")
+    calls = {name: with_flag(call, False) for name, call in peers.items()}
+    calls |= {name: with_flag(our_sampling(name, *what, runtime), True) for name in EXPERTS}
+    calls["limit"] = limits.completions(folder, given.size, batch, given.precision, given.device)
+    found, flops = interleave(calls, 2, 1, 5, given.device), [sampling_flops(given.size, batch)] * 2
+    how = {"unit": "tokens/s", "amount": batch * COMPLETION, "flops": flops, "group": "sampling"}
+    peer = best(found, list(peers))
+    return [row(f"{batch} texts, {name}", given.precision, found, name, peer, **how) for name in EXPERTS], found
 
 
-def table(title: str, times: dict[str, np.ndarray], work: int, unit: str) -> dict:
-    """Print median [min to max] with the ratio to row one; returns the figures."""
-    first = np.median(next(iter(times.values())))
-    rows = [
-        [n, spread(t, 1), f"{work / np.median(t) * 1000:,.0f}", f"{first / np.median(t):.2f}"] for n, t in times.items()
-    ]
-    print_rows(title, rows, ["variant", "ms", f"{unit}/s", "× speed of row one"])
-    return {name: [round(float(t), 3) for t in values] for name, values in times.items()}
+def options() -> Namespace:
+    """`--device cpu` tries the script on a model of a few weights."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
+    parser.add_argument(
+        "--static", action="store_true", help="generate with its static cache too, which compiles first"
+    )
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    sizes = {
+        "cuda": {"size": "full", "pairs": [22, 64], "batches": [256, 2048], "repeats": 10},
+        "cpu": {"size": "tiny", "pairs": [2], "batches": [4], "repeats": 1},
+    }
+    return Namespace(**vars(given), **sizes[given.device], precision="bf16")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
-    given, start = parser.parse_args(), time.time()
-    device, found = torch.cuda.get_device_name(), {}
-    print(f"{device}, torch {torch.__version__}, transformers {transformers.__version__}", flush=True)
+    given, start = options(), time.time()
+    device = torch.cuda.get_device_name() if given.device == "cuda" else "processor"
+    results = {"machine": facts(device, ["torch", "transformers", "trl"]), "rows": [], "limits": {}}
+    times: dict[str, Found] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = parity(folder)
-        print_rows("Loss on CUDA and on the processor, fp32, 8 steps: largest difference", [
-            [row["method"], f"{row['difference']:.1e}", "yes" if row["agrees"] else "no" if row["compared"] else "–"]
-            for row in rows
-        ], ["method", "difference", f"< {TOLERANCE:g}"])  # fmt: skip
-        found["parity"] = rows
-        random_language_model("full", folder / "full")
-        runtime = Runtime.choose("cuda", "bf16", 1)
-        for batch in 22, 64:
-            times = steps(folder, batch, runtime)
-            found[f"step of {batch} pairs, ms"] = table(
-                f"A training step of {batch} pairs, bf16", times, batch, "pairs"
-            )
-        for batch in 256, 2048:
-            times, tokens = sampling(folder, batch, runtime), batch * COMPLETION
-            found[f"{batch} completions, ms"] = table(f"Sampling {batch} completions, bf16", times, tokens, "tokens")
-    machine = {"device": device, "torch": torch.__version__, "transformers": transformers.__version__}
-    found |= {"machine": machine, "seconds": round(time.time() - start, 1)}
+        results["parity"] = parity(folder, given)
+        print(report.parity(results), flush=True)
+        random_language_model(given.size, folder / "model")
+        for pairs in given.pairs:
+            rows, found = steps(folder, pairs, given)
+            release()
+            results["rows"] += rows
+            times |= found
+            alone = np.median(found[f"{pairs} pairs, DPO"]["limit"]["seconds"])
+            results["limits"][f"products, {pairs} pairs, GFLOP/s"] = step_flops(given.size, pairs) / 1e9 / alone
+            print(f"{pairs} pairs: {time.time() - start:.0f} s", flush=True)
+        for batch in given.batches:
+            rows, times[f"{batch} texts"] = sampling(folder, batch, given)
+            release()
+            results["rows"] += rows
+            print(f"{batch} texts: {time.time() - start:.0f} s", flush=True)
+    minutes = (time.time() - start) / 60
+    note = f"Size `{given.size}`; medians of 5 rounds; {minutes:.1f} minutes in all."
+    results |= {"options": {"note": note}, "minutes": minutes, "times": times}
     if given.out:
-        given.out.write_text(json.dumps(found, indent=2) + "\n")
-    print(f"\n{found['seconds']} s")
-    if wrong := [row["method"] for row in rows if row["compared"] and not row["agrees"]]:
+        write(results, given.out)
+    print(f"\n{report.machine(results)}\n\n{report.rows(results)}\n\n{report.limits(results)}")
+    compared = [line for line in results["parity"] if line["compared"]]
+    if wrong := [line["method"] for line in compared if not (line["agrees"] and line.get("replay_agrees", True))]:
         raise SystemExit(f"error: expected curves that agree to {TOLERANCE:g}, found others: {', '.join(wrong)}")
 
 

@@ -1,61 +1,62 @@
-"""Tokens a second of `Policy.generate` beside transformers' `generate`. See README.md."""
+"""Sampling completions: `Policy.generate` and transformers' `generate`. See README.md."""
 
-import itertools
-import tempfile
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measure import COMPLETION, PROMPT, SIZES, interleave, options, print_machine, print_table, random_language_model
-from torch import Tensor
-from transformers import PreTrainedModel
+from measure import COMPLETION, PROMPT, random_language_model
+from transformers import AutoModelForCausalLM
 
 from mixdpo.method.language import load_language_model
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
 
+EXPERTS = {"one expert": {"independent_models": 1}, "Case 1, K = 3, by token": {"shared_heads": 3}}
 
-@torch.no_grad()
-def peer(model: PreTrainedModel, prompts: Tensor, runtime: Runtime) -> None:
-    torch.use_deterministic_algorithms(False)
+
+def ours(folder: Path, experts: str, size: str, batch: int, precision: str) -> Callable[[], None]:
+    """Our sampling as its users run it."""
+    runtime = Runtime.choose("cpu", precision, torch.get_num_threads())
+    return our_sampling(experts, random_language_model(size, folder / "model"), batch, runtime)
+
+
+def our_sampling(experts: str, path: Path, batch: int, runtime: Runtime) -> Callable[[], None]:
+    """Completions of full length, by a mixture of exact copies of the model."""
+    model = load_language_model(path, runtime)
+    model.config.eos_token_id = -1  # no completion ends early
+    policy = Policy.from_language_model(model, **EXPERTS[experts])
+    prompts = random_prompts(model.config.vocab_size, batch).tolist()
+
+    def call() -> None:
+        rows = policy.generate(prompts, runtime=runtime, seed=0, max_new_tokens=COMPLETION)
+        assert {len(row) for row in rows} == {COMPLETION}
+
+    return call
+
+
+def transformers(folder: Path, attention: str, size: str, batch: int, precision: str) -> Callable[[], None]:
+    """Transformers' sampling as its users run it."""
+    return their_sampling(attention, random_language_model(size, folder / "model"), batch, precision)
+
+
+def their_sampling(
+    attention: str, path: Path, batch: int, precision: str, device: str = "cpu", cache: str | None = None
+) -> Callable[[], None]:
+    """Completions of full length, by a model whose weights have this precision."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention).to(device).eval()
+    model.generation_config.eos_token_id = None  # no completion ends early
+    prompts = random_prompts(model.config.vocab_size, batch).to(device)
     how = {"do_sample": True, "top_k": 0, "max_new_tokens": COMPLETION, "pad_token_id": 0}
-    with runtime.autocast():
+    how["cache_implementation"] = cache
+
+    @torch.no_grad()
+    def call() -> None:
         rows = model.generate(prompts, attention_mask=torch.ones_like(prompts), **how)
-    assert rows.shape == (len(prompts), PROMPT + COMPLETION)
+        assert rows.shape == (len(prompts), PROMPT + COMPLETION)
+
+    return call
 
 
-def ours(policy: Policy, prompts: Tensor, runtime: Runtime, expert: int | None = None) -> None:
-    torch.use_deterministic_algorithms(True, warn_only=runtime.device == "cuda")  # a CUDA draw has no such version
-    rows = policy.generate(prompts.tolist(), runtime=runtime, seed=0, expert=expert, max_new_tokens=COMPLETION)
-    assert {len(row) for row in rows} == {COMPLETION}
-
-
-def main() -> None:
-    parser = options(__doc__)
-    parser.add_argument("--batches", type=int, nargs="+", default=[64, 256])
-    given = parser.parse_args()
-    Runtime.choose("cpu", given.precisions[0], given.threads)
-    print_machine(given)
-    with tempfile.TemporaryDirectory() as folder:
-        path = random_language_model(given.size, Path(folder))
-        for batch, precision in itertools.product(given.batches, given.precisions):
-            runtime = Runtime("cpu", precision, given.threads)
-            model = load_language_model(path, runtime)
-            model.config.eos_token_id, model.generation_config.eos_token_id = -1, None  # completions of full length
-            what = {"prompts": torch.randint(SIZES[given.size]["vocab_size"], (batch, PROMPT)), "runtime": runtime}
-            plain = Policy.from_language_model(model, independent_models=1)
-            case1 = Policy.from_language_model(model, shared_heads=3)
-            case2 = Policy.from_language_model(model, independent_models=3)
-            calls = {
-                "transformers.generate": partial(peer, model, **what),
-                "plain model": partial(ours, plain, **what),
-                "Case 1, one expert": partial(ours, case1, expert=0, **what),
-                "Case 1, K = 3, token mixture": partial(ours, case1, **what),
-                "Case 2, K = 3, token mixture": partial(ours, case2, **what),
-            }
-            times = interleave(calls, given)
-            print_table(f"Batch {batch}, {precision}", times, batch * COMPLETION, "tokens")
-
-
-if __name__ == "__main__":
-    main()
+def random_prompts(vocabulary: int, batch: int) -> torch.Tensor:
+    return torch.randint(vocabulary, (batch, PROMPT), generator=torch.Generator().manual_seed(0))

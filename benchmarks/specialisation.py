@@ -21,6 +21,7 @@ from tabulate import tabulate
 
 from mixdpo.method.fit import fit, training_batches
 from mixdpo.method.initial import build
+from mixdpo.method.language import TokenBatch
 from mixdpo.method.losses import expert_loss
 from mixdpo.method.objective import PreferenceObjective, Triplets
 from mixdpo.method.runtime import Runtime
@@ -32,18 +33,22 @@ STYLES = ["sentiment", "informativeness", "grammar"]
 def train(objective: PreferenceObjective, data: Triplets, loss, after_step) -> None:
     optimiser, how = objective.method.optimiser, {"seed": 0, "runtime": objective.runtime, "after_step": after_step}
     groups = training_batches(data.group_lengths, epochs=optimiser.epochs, batch_size=optimiser.batch_size, seed=0)
+    objective.prepare(data, [data.rows(g) for g in groups])
     with tempfile.TemporaryDirectory() as resume:
-        fit(objective, [data.rows(g) for g in groups], loss, optimiser=optimiser, resume=Path(resume), **how)
+        fit(objective, len(groups), objective.parts, loss, optimiser=optimiser, resume=Path(resume), **how)
 
 
 def taught(objective: PreferenceObjective, data: Triplets):
     """The expert losses (11) with q one-hot at the style of each triplet."""
-    expert = data.labels["style"].map({style: k for k, style in enumerate(STYLES)}).to_numpy()
+    expert = torch.tensor(data.labels["style"].map({style: k for k, style in enumerate(STYLES)}).to_numpy())
 
-    def loss(rows: np.ndarray):
-        log_ratio = objective.log_probs(data, rows, {}) - torch.from_numpy(data.reference[rows])[:, None]
-        q = torch.nn.functional.one_hot(torch.from_numpy(expert[rows]), len(STYLES)).float()
-        return expert_loss(log_ratio, q, torch.zeros_like(log_ratio), objective.method.beta).sum(dim=1).mean(), {}
+    def loss(part: dict):
+        batch = TokenBatch(*(part[name] for name in ("tokens", "places", "targets", "rows")))
+        reference = objective.reference[part["triplet"]]
+        log_ratio = objective.log_probs(batch, part["chosen"], part["rejected"]) - reference[:, None]
+        q = torch.nn.functional.one_hot(expert[part["triplet"]], len(STYLES)).float()
+        losses = expert_loss(log_ratio, q, torch.zeros_like(log_ratio), objective.method.beta).sum(dim=1)
+        return (losses * part["share"]).sum(), {}
 
     return loss
 
@@ -53,9 +58,10 @@ def measure(name: str, objective: PreferenceObjective, data: Triplets) -> dict:
     figures, q = objective.evaluate(data)
     counts = pd.crosstab(q.filter(regex="^q").to_numpy().argmax(axis=1), q["style"]).reindex(range(3), fill_value=0)
     experts, styles = linear_sum_assignment(-counts.to_numpy())
-    rows = np.arange(len(data.chosen))
+    texts, (chosen, rejected) = data.texts_of(np.arange(len(data.chosen)))
     with objective.runtime.autocast():
-        log_ratio = objective.log_probs(data, rows, {}) - torch.from_numpy(data.reference)[:, None]
+        log_probs = objective.log_probs(data.tokens(texts, "cpu"), torch.tensor(chosen), torch.tensor(rejected))
+    log_ratio = log_probs - torch.tensor(data.reference)[:, None]
     right = pd.DataFrame((log_ratio[..., 0] > log_ratio[..., 1]).numpy()).groupby(data.labels["style"]).mean()
     best = {f"{style}, best head": right.loc[style].max() for style in STYLES}
     recovered = counts.to_numpy()[experts, styles].sum() / len(q)
@@ -81,12 +87,10 @@ def main() -> None:
 
     def fresh() -> PreferenceObjective:
         policy = build(method, folder / "sft/multi_reward/model", runtime, seed=0)
-        objective = PreferenceObjective(policy, method, runtime)
-        objective.prepare(data["train"], arguments.epochs * 1000)
-        return objective
+        return PreferenceObjective(policy, method, runtime)
 
     def em(objective: PreferenceObjective) -> None:
-        train(objective, data["train"], lambda rows: objective.loss(data["train"], rows), objective.after_step)
+        train(objective, data["train"], objective.loss, objective.after_step)
 
     objective, lines = fresh(), []
     em(objective)

@@ -1,30 +1,15 @@
-"""Speed and memory of a preference-training step, TRL's DPO included. See README.md."""
+"""A step of preference training: the package's own and TRL's. See README.md."""
 
-import argparse
 import itertools
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from measure import (
-    COMPLETION,
-    PROMPT,
-    SIZES,
-    interleave,
-    options,
-    print_machine,
-    print_rows,
-    print_table,
-    random_language_model,
-)
-from torch import nn
+from measure import COMPLETION, PROMPT, SIZES, random_language_model
 
-import mixdpo.method.runtime
+from mixdpo.method.fit import Replayed, Step, adamw_of
 from mixdpo.method.initial import build
 from mixdpo.method.objective import PreferenceObjective, Triplets
 from mixdpo.method.runtime import Runtime
@@ -37,12 +22,8 @@ VARIANTS = {
     "Case 1, K = 3, frozen encoder": Method(Experts(heads=3, encoder="frozen")),
     "Case 2, K = 3": Method(Experts(models=3)),
 }
-STATES_EACH_STEP = ", states computed in every step"
-BLOCKS = {  # of our own variants: what a table compares, each with row one
-    "b": ["DPO", "Case 1, K = 3", "Case 1, K = 3, in two parts"],
-    "c": ["Case 1, K = 3", f"Case 1, K = 3, frozen encoder{STATES_EACH_STEP}", "Case 1, K = 3, frozen encoder"],
-    "d": ["DPO", "Case 2, K = 3"],
-}
+MINIBATCHES = 8
+"""Different ones, which steps take in turn."""
 
 
 def random_pairs(size: str, pairs: int, styles: int) -> tuple[pd.DataFrame, Triplets]:
@@ -60,36 +41,45 @@ def random_pairs(size: str, pairs: int, styles: int) -> tuple[pd.DataFrame, Trip
     return frame, Triplets(frame, pd.DataFrame(reference, columns=["chosen", "rejected"]))
 
 
-def our_step(variant: str, model: Path, triplets: Triplets, batch: int, runtime: Runtime) -> Callable:
-    """One step of `training.fit` without its progress bar and resume file."""
-    method = VARIANTS[variant.removesuffix(STATES_EACH_STEP)]
+def prepared(variant: str, model: Path, triplets: Triplets, batch: int, runtime: Runtime) -> PreferenceObjective:
+    """The objective of a method, with minibatches of `batch` pairs."""
+    method = VARIANTS[variant]
     objective = PreferenceObjective(build(method, model, runtime, seed=0), method, runtime)
-    objective.prepare(triplets, 9)
-    if variant.endswith(STATES_EACH_STEP):
-        objective.hidden = {}
-    parameters = [p for p in objective.parameters() if p.requires_grad]
-    given = method.optimiser
-    adamw = torch.optim.AdamW(parameters, lr=given.learning_rate, weight_decay=given.weight_decay, fused=True)
-    batches = itertools.cycle(triplets.rows(part) for part in np.arange(len(triplets.groups)).reshape(-1, batch))
+    pairs = np.arange(len(triplets.groups)).reshape(-1, batch)
+    objective.prepare(triplets, [triplets.rows(part) for part in pairs])
+    return objective
 
-    def step() -> None:
-        torch.use_deterministic_algorithms(True)
-        with runtime.autocast():
-            loss, _ = objective.loss(triplets, next(batches))
-        if loss.requires_grad:
-            loss.backward()
-        norm = nn.utils.clip_grad_norm_(parameters, given.max_grad_norm)
-        assert torch.isfinite(loss + norm)
-        adamw.step()
-        adamw.zero_grad(set_to_none=True)
-        objective.after_step()
 
-    return step
+def repeated_step(objective: PreferenceObjective) -> Callable[[], object]:
+    """One step of `fit` from the tokens of a minibatch, without its schedule, progress bar and resume file."""
+    given, runtime = objective.method.optimiser, objective.runtime
+    adamw = adamw_of(objective, given, lambda name: given.learning_rate, runtime.device)
+    step = Step(objective, adamw, objective.loss, given.max_grad_norm, runtime, objective.after_step)
+    run = Replayed(step) if runtime.device == "cuda" else step
+    numbers = itertools.cycle(range(len(objective.batches)))
+    return lambda: run(objective.parts(next(numbers)))
+
+
+def our_step(variant: str, model: Path, triplets: Triplets, batch: int, runtime: Runtime) -> Callable[[], object]:
+    return repeated_step(prepared(variant, model, triplets, batch, runtime))
+
+
+def ours(folder: Path, variant: str, size: str, batch: int, precision: str) -> Callable[[], object]:
+    """Our step as its users run it: the runtime asks for deterministic algorithms and sets glibc."""
+    runtime = Runtime.choose("cpu", precision, torch.get_num_threads())
+    model = random_language_model(size, folder / "model")
+    return our_step(variant, model, random_pairs(size, MINIBATCHES * batch, 1)[1], batch, runtime)
+
+
+def trl(folder: Path, attention: str, size: str, batch: int, precision: str) -> Callable[[], None]:
+    """TRL's step as its users run it."""
+    model, (frame, _) = random_language_model(size, folder / "model"), random_pairs(size, MINIBATCHES * batch, 1)
+    return trl_step(attention, model, frame, batch, precision)
 
 
 def trl_step(
     attention: str, model: Path, frame: pd.DataFrame, batch: int, precision: str, device: str = "cpu"
-) -> Callable:
+) -> Callable[[], None]:
     """One step of TRL's trainer: its `training_step` on a batch it has collated, clipping, its optimiser.
 
     Reference log-probabilities computed before, no gradient checkpointing, no logging, no deterministic algorithms.
@@ -133,118 +123,9 @@ def trl_step(
     batches = itertools.cycle(inputs)
 
     def step() -> None:
-        torch.use_deterministic_algorithms(False)
         trainer.training_step(network, dict(next(batches)))
         trainer.accelerator.clip_grad_norm_(network.parameters(), dpo.optimiser.max_grad_norm)
         optimizer.step()
         network.zero_grad()
 
     return step
-
-
-def dpo(given: argparse.Namespace, model: Path) -> None:
-    """a: a DPO step, ours and TRL's, all precisions in one table. Row one is the faster fp32 peer."""
-    frame, triplets = random_pairs(given.size, 8 * given.batch, 1)
-    steps = {}
-    for precision in given.precisions:
-        runtime = Runtime("cpu", precision, given.threads)
-        steps[f"ours, {precision}"] = our_step("DPO", model, triplets, given.batch, runtime)
-        for attention in ("sdpa", "eager"):
-            steps[f"TRL, {precision}, {attention}"] = trl_step(attention, model, frame, given.batch, precision)
-    times = interleave(steps, given)
-    first = min((n for n in times if f"TRL, {given.precisions[0]}" in n), key=lambda name: np.median(times[name]))
-    times = {name: times[name] for name in [first, *sorted(times.keys() - {first})]}
-    print_table("a. DPO", times, given.batch, "pairs")
-
-
-def ours(block: str, given: argparse.Namespace, model: Path) -> None:
-    """b, c, d: our variants beside the block's first, a table for each precision."""
-    _, triplets = random_pairs(given.size, 8 * given.batch, 1)
-    title = "b. By FLOPs the ratio is {:.2f}, {:.2f} as computed".format(*flops(given.size)) if block == "b" else block
-    for precision in given.precisions:
-        runtime = Runtime("cpu", precision, given.threads)
-        steps = {name: our_step(name, model, triplets, given.batch, runtime) for name in BLOCKS[block]}
-        times = interleave(steps, given)
-        print_table(f"{title}, {precision}", times, given.batch, "pairs", cost=block == "b")
-
-
-def flops(size: str, experts: int = 3) -> tuple[float, float]:
-    """A Case 1 step over a DPO step: by parameters, and as computed.
-
-    Parameters: (encoder + K · head) / (encoder + head). As computed: the encoder sees whole sequences, the heads
-    completions only.
-    """
-    shape = SIZES[size]
-    encoder, head = 12 * shape["n_layer"] * shape["n_embd"] ** 2, shape["vocab_size"] * shape["n_embd"]
-    body, output = encoder * (PROMPT + COMPLETION), head * COMPLETION
-    return (encoder + experts * head) / (encoder + head), (body + experts * output) / (body + output)
-
-
-def sharing(given: argparse.Namespace, model: Path) -> None:
-    """e: as many triplets, as three styles' labels of each pair or of pairs with texts of their own."""
-    for precision in given.precisions:
-        runtime, steps = Runtime("cpu", precision, given.threads), {}
-        for name, styles in (("texts of their own", 1), ("three labels a pair", 3)):
-            batch = 3 * given.batch // styles
-            _, triplets = random_pairs(given.size, 8 * batch, styles)
-            steps[name] = our_step("Case 1, K = 3", model, triplets, batch, runtime)
-        times = interleave(steps, given)
-        print_table(f"e. Case 1, K = 3, {precision}", times, 3 * given.batch, "triplets")
-
-
-def memory(given: argparse.Namespace) -> None:
-    """b: peak resident memory of eight steps, each variant in a process of its own."""
-    for precision in given.precisions:
-        rows, first = [], None
-        for variant in ("DPO", "Case 1, K = 3", "Case 1, K = 3, in two parts", "Case 2, K = 3"):
-            command = [sys.executable, __file__, "--measure", variant, "--size", given.size, "--precisions", precision]
-            command += ["--batch", str(given.batch), "--threads", str(given.threads)]
-            figures = np.array(subprocess.check_output(command, text=True).split(), dtype=float)
-            first = figures if first is None else first
-            rows.append([variant, *(f"{f:.0f} ({f / one:.2f})" for f, one in zip(figures, first, strict=True))])
-        headers = ["variant", "MiB, model and steps (× DPO)", "MiB, steps alone (× DPO)"]
-        print_rows(f"b. Peak memory, {precision}", rows, headers)
-
-
-def measure_memory(given: argparse.Namespace, model: Path) -> None:
-    """Print how far the peak lies above what the process held before it built the model, and before its first step."""
-
-    def mebibytes(field: str) -> float:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-    _, triplets = random_pairs(given.size, 8 * given.batch, 1)
-    empty = mebibytes("VmRSS")
-    runtime = Runtime("cpu", given.precisions[0], given.threads)
-    step, built = our_step(given.measure, model, triplets, given.batch, runtime), mebibytes("VmRSS")
-    for _ in range(8):
-        step()
-    print(mebibytes("VmHWM") - empty, mebibytes("VmHWM") - built)
-
-
-def main() -> None:
-    parser = options(__doc__)
-    parser.add_argument("--batch", type=int, default=16, help="pairs")
-    parser.add_argument("--blocks", nargs="+", choices=list("abcde"), default=list("abcde"))
-    parser.add_argument("--measure", help=argparse.SUPPRESS)  # a variant, in a process of its own
-    parser.add_argument("--default-allocator", action="store_true", help="without our setting: freed memory returned")
-    given = parser.parse_args()
-    if given.default_allocator:
-        mixdpo.method.runtime.keep_freed_memory = lambda: None
-    Runtime.choose("cpu", given.precisions[0], given.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        model = random_language_model(given.size, Path(folder) / "model")
-        if given.measure:
-            return measure_memory(given, model)
-        print_machine(given)
-        for block in given.blocks:
-            if block in BLOCKS:
-                ours(block, given, model)
-            else:
-                {"a": dpo, "e": sharing}[block](given, model)
-            if block == "b":
-                memory(given)
-
-
-if __name__ == "__main__":
-    main()
