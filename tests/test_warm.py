@@ -184,7 +184,8 @@ def test_jobs_leave_the_same_bytes_warm_and_cold(project, of_the_workflow, tmp_p
         assert (tmp_path / "cold" / manifest).read_bytes() == (tmp_path / "warm" / manifest).read_bytes()
         forked, alone = (json.loads((tmp_path / n / parse(manifest).record).read_text()) for n in ("warm", "cold"))
         assert 0 < forked["cpu_seconds"] < 2 * forked["seconds"] + 0.5  # no more than two threads can use
-        assert 0.7 < forked["peak_memory_mib"] / alone["peak_memory_mib"] < 1.4
+        # That of a process called by a larger one is what its caller had, by which a cold job has more.
+        assert 200 < forked["peak_memory_mib"] < 1.4 * alone["peak_memory_mib"]
 
 
 def make_again(project: Path, folder: Path, manifest: str, inputs: dict[str, str]) -> None:
