@@ -81,31 +81,30 @@ def sampling(given: Namespace, precision: str) -> tuple[list[dict], Found]:
         for name in ours:
             rows.append(row(f"{batch} texts, {name}", precision, found, name, best(found, list(peers)), **how))
         for peer in kept:
-            name = f"{batch} texts, one expert, peer with our glibc"
+            name = f"{batch} texts, peer with our glibc"
             rows.append(row(name, precision, found, "one expert", peer, **how))
         all_found |= {f"{batch}: {name}": figures for name, figures in found.items()}
     return rows, all_found
 
 
-def operators(given: Namespace) -> dict:
+def operators(given: Namespace) -> dict[str, dict]:
     """Milliseconds a DPO step by kind of operator: of the code here and, with `--before`, of that commit."""
     script, times = Path(__file__).with_name("operators.py"), {}
     with tempfile.TemporaryDirectory() as folder:
-        trees = {"after": ROOT}
-        if given.before:
-            trees = {"before": Path(folder) / "tree"} | trees
-            git("worktree", "add", "--detach", str(trees["before"]), given.before)
+        trees = {given.before: Path(folder) / "tree"} if given.before else {}
+        for commit, tree in trees.items():
+            git("worktree", "add", "--detach", str(tree), commit)
         try:
             for precision in given.precisions:
-                for name, tree in trees.items():
+                for name, tree in (trees | {"now": ROOT}).items():
                     path = os.pathsep.join([str(tree), str(tree / "benchmarks")])
                     command = [sys.executable, "-P", str(script), given.size, str(given.batch), precision]
                     printed = subprocess.check_output(command, text=True, env=os.environ | {"PYTHONPATH": path})
                     times[f"{precision}, {name}"] = json.loads(printed.splitlines()[-1])
         finally:
-            if given.before:
-                git("worktree", "remove", "--force", str(trees["before"]))
-    return {"before": given.before, "ms": times}
+            for tree in trees.values():
+                git("worktree", "remove", "--force", str(tree))
+    return times
 
 
 def machine_limits(given: Namespace, times: dict[str, Found]) -> dict[str, float]:

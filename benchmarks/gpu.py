@@ -198,7 +198,8 @@ def steps(folder: Path, pairs: int, given: Namespace) -> tuple[list[dict], dict[
     of_experts = measured_steps(folder, pairs, given, names, {})
     for name, way in names[1:]:
         flops = step_flops(given.size, pairs, **cases[name])
-        how = {"unit": "ms", "flops": [flops, one], "flops_ratio": flops / one, "group": "experts"}
+        how = {"unit": "ms", "flops": [flops, one], "flops_ratio": flops / one}
+        how |= {"group": "experts", "peer_name": "DPO"}
         work = f"{pairs} pairs, {name}" + f", {way}" * (way != "replayed")
         rows.append(row(work, precision, of_experts, f"{name}, {way}", "DPO, replayed", **how))
     return rows, {f"{pairs} pairs, DPO": found, f"{pairs} pairs, experts": of_experts}

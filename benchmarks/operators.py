@@ -27,7 +27,7 @@ KINDS = {  # the first whose pattern fits the whole name of an operator
     r"|new_.*|slice.*|split.*|scatter.*|gather.*|select.*|resize_|constant_pad_nd|masked_s.*|_index_put_impl_)",
     "element-wise": r"aten::(add|sub|rsub|mul|div|neg|exp|expm1|log.*|sum|mean|where|masked_fill|clamp|sigmoid)\w*",
 }
-STEPS = 3
+STEPS = 5
 
 
 def kinds(events: list) -> dict[str, float]:

@@ -13,6 +13,7 @@ that work.
 import json
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 from tabulate import tabulate
@@ -58,18 +59,17 @@ def rows(results: dict, group: str | None = None) -> str:
 
 
 def machine(results: dict) -> str:
-    """A sentence on what was measured where, when and how."""
+    """What was measured where, when and how."""
     found, how = results["machine"], results["options"]
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     features = f" ({', '.join(found['features'])})" if found.get("features") else ""
     text = f"{found['device']}{features}; {versions}; commit {found['commit']}, {found['date']}. "
-    if "note" in how:
-        return text + how["note"]
-    return text + (
-        f"Size `{how['size']}`, {how['batch']} pairs a step, {how['threads']} of {found['cores']} threads. Median "
-        f"[least to greatest] of {how['rounds']} rounds of {how['seconds']} s a variant, {how['clock']} clock; "
+    text += how.get("note") or (
+        f"Size `{how['size']}`, {how['batch']} pairs a step, {how['threads']} of {found['cores']} threads. Medians of "
+        f"{how['rounds']} rounds of {how['seconds']} s a variant, {how['clock']} clock; "
         f"{results['minutes']:.1f} minutes in all."
     )
+    return textwrap.fill(text, 120)
 
 
 def limits(results: dict) -> str:
@@ -78,7 +78,7 @@ def limits(results: dict) -> str:
 
 def operators(results: dict) -> str:
     """Milliseconds a step by kind of operator, a column for each precision and revision."""
-    columns = results["operators"]["ms"]
+    columns = results["operators"]
     kinds = dict.fromkeys(kind for times in columns.values() for kind in times)
     lines = [[kind, *(f"{times.get(kind, 0):.0f}" for times in columns.values())] for kind in kinds]
     lines.append(["all", *(f"{sum(times.values()):.0f}" for times in columns.values())])

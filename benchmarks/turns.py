@@ -22,7 +22,7 @@ import numpy as np
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 WARM_UP = 2.0
 """Seconds: a call that takes less is made twice before the first turn, others once."""
-QUIET = {"TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
+QUIET = {"TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}
 """Environment of the processes, whose progress bars and warnings would bury the table."""
 ROOT = Path(__file__).parent.parent
 Found = dict[str, dict]
