@@ -27,9 +27,11 @@ HEADINGS = ["Work", "Ours", "Peer", "", "Unit", "Ratio", "Spread", "Limit"]
 
 
 def table(lines: list, headings: list[str]) -> str:
-    """Markdown, without the spaces that align columns where they would make it wider than 120."""
+    """Markdown, without empty columns, and without spaces that align where they would make it wider than 120."""
+    kept = [i for i in range(len(headings)) if any(line[i] for line in lines)]
+    lines, headings = [[line[i] for i in kept] for line in lines], [headings[i] for i in kept]
     right = ["left"] + ["right" if heading not in ("", "Unit") else "left" for heading in headings[1:]]
-    text = tabulate(lines, headings, "pipe", disable_numparse=True, colalign=right if lines else None)
+    text = tabulate(lines, headings, "pipe", disable_numparse=True, colalign=right)
     return text if len(text.partition("\n")[0]) <= 120 else re.sub(" {2,}", " ", re.sub("-{4,}", "---", text))
 
 
