@@ -22,7 +22,7 @@ VARIANTS = {
     "Case 1, K = 3, frozen encoder": Method(Experts(heads=3, encoder="frozen")),
     "Case 2, K = 3": Method(Experts(models=3)),
 }
-MINIBATCHES = 8
+MINIBATCHES = 4
 """Different ones, which steps take in turn."""
 
 
