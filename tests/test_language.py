@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mixdpo.method.language import (
+    Gelu,
     TokenBatch,
     head_log_probs,
     load_language_model,
@@ -180,3 +181,18 @@ def test_a_batch_with_room_gives_the_same_numbers(model_folder, runtime):
     torch.testing.assert_close(both[0], both[1][:3])
     assert both[1][3:].tolist() == [0, 0]
     assert tight.mask.equal(roomy.mask[:3, :5]) and not roomy.mask[3:].any() and not roomy.mask[:, 5:].any()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
+def test_the_activation_is_gelu_with_tanh(dtype, tolerance):
+    """Values and slopes, over several chunks and far into both tails, those of torch in float64."""
+    x = torch.cat([torch.randn(2**17), torch.linspace(-30, 30, 1001)]).to(dtype).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    expected = torch.nn.functional.gelu(exact, approximate="tanh")
+    values = Gelu()(x)
+    with torch.no_grad():
+        assert Gelu()(x).equal(values)
+    assert values.dtype == dtype and (values - expected).norm() < tolerance * expected.norm()
+    (slope,) = torch.autograd.grad(values.sum(), x)
+    (slope_expected,) = torch.autograd.grad(expected.sum(), exact)
+    assert slope.dtype == dtype and (slope - slope_expected).norm() < tolerance * slope_expected.norm()

@@ -1,5 +1,6 @@
 """Causal language models: loading, log-probabilities of tokens, training on reviews, perplexity."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,11 +46,53 @@ def load_language_model(path: Path, runtime: Runtime) -> PreTrainedModel:
 
 
 def fuse_gelu(model: nn.Module) -> None:
-    """GPT-2's activation as torch's single kernel; transformers takes eight element-wise operations."""
+    """Give `model` our form of GPT-2's activation; transformers takes eight element-wise operations."""
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
-                setattr(module, name, nn.GELU(approximate="tanh"))
+                setattr(module, name, Gelu())
+
+
+class Gelu(nn.Module):
+    """GPT-2's activation: torch's kernel on a GPU, `SigmoidGelu` on a processor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda or torch.compiler.is_compiling():
+            return F.gelu(x, approximate="tanh")
+        return SigmoidGelu.apply(x.contiguous(), torch.is_grad_enabled())
+
+
+class SigmoidGelu(torch.autograd.Function):
+    """x σ(a x + b x³), a = 2 √(2/π), b = 0.044715 a, which is GELU with tanh, since 1 + tanh u = 2 σ(2u).
+
+    A processor takes a tenth of the time for torch's sigmoid that it takes for its tanh. The slope,
+    σ + x σ (1 − σ) (a + 3 b x²), is stored in place of x, so that the backward pass is one product.
+    """
+
+    A = 2 * math.sqrt(2 / math.pi)
+    B = 0.044715 * A
+    VALUES = 2**16  # at once: what fits the cache
+
+    @staticmethod
+    def forward(ctx, x: Tensor, keep: bool) -> Tensor:
+        a, b, values = SigmoidGelu.A, SigmoidGelu.B, SigmoidGelu.VALUES
+        y, slope = torch.empty_like(x), torch.empty_like(x if keep else x[:0])
+        slopes = slope.view(-1).split(values) if keep else [None] * (x.numel() // values + 1)
+        for part, of_y, of_slope in zip(x.view(-1).split(values), y.view(-1).split(values), slopes):
+            wide = part.float()
+            square = wide * wide
+            sigmoid = (square * b).add_(a).mul_(wide).sigmoid_()
+            out = wide * sigmoid
+            of_y.copy_(out)
+            if keep:
+                of_slope.copy_(torch.addcmul(sigmoid, square.mul_(3 * b).add_(a).mul_(out), 1 - sigmoid))
+        ctx.save_for_backward(slope)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return grad * slope, None
 
 
 @dataclass(frozen=True)
