@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[*GROUPS, "operators"], default=[*GROUPS, "operators"])
     parser.add_argument("--before", help="a commit whose operators stand beside those of now")
     name = "-".join(processor().lower().replace("(r)", "").replace("(tm)", "").split())
-    parser.add_argument("--out", type=Path, default=ROOT / f"benchmarks/results/{name}.json")
+    parser.add_argument("--out", type=Path, default=ROOT / f"benchmarks/measured/{name}.json")
     given, start = parser.parse_args(), time.time()
     os.environ |= QUIET | {"OMP_NUM_THREADS": str(given.threads)}
     sys.path.insert(1, str(ROOT))  # processes get this path too, so they measure the package that lies here

@@ -1,6 +1,6 @@
 """Tables and the plot of what was measured: `python benchmarks/report.py` fills docs/performance.md and draws its plot.
 
-Text between a mark and `<!-- end -->` is written anew from `benchmarks/results/NAME.json`:
+Text between a mark and `<!-- end -->` is written anew from `benchmarks/measured/NAME.json`:
 
     <!-- measured NAME PART -->
     <!-- end -->
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-FOLDER = Path(__file__).parent / "results"
+FOLDER = Path(__file__).parent / "measured"
 DOCUMENT = Path(__file__).parent.parent / "docs/performance.md"
 PLOT = DOCUMENT.with_suffix(".png")
 MARK = re.compile(r"<!-- measured (?P<words>[^\n]*?) -->.*?<!-- end -->", re.DOTALL)
