@@ -42,20 +42,20 @@ LATE = (
 
 
 def serve(name: str, work: Callable[[], None], keep: Callable[[], bool]) -> None:
-    """Fork for every call, without end. `keep` tells, in a process that has done a job, whether it waits for more."""
+    """Fork for every call, without end. After a job, `keep()` tells whether its process waits for another."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a job tells its status itself, so nobody waits for the forks
     server = os.getpid()
     with listening(name) as listener:
         while True:
             client, _ = listener.accept()
             with client, contextlib.suppress(OSError):  # no process or memory left: the job starts cold
-                if warm.own(client) and os.fork() == 0:
+                if warm.same_user(client) and os.fork() == 0:
                     try:
                         warm.die_with(server)
                         os.setsid()
                         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                         listener.close()
-                        live(client, f"{name}-cuda", work, keep)
+                        run_jobs(client, f"{name}-cuda", work, keep)
                     finally:
                         os._exit(1)
 
@@ -67,7 +67,7 @@ def listening(name: str) -> socket.socket:
     return listener
 
 
-def live(client: socket.socket, name: str, work: Callable[[], None], keep: Callable[[], bool]) -> None:
+def run_jobs(client: socket.socket, name: str, work: Callable[[], None], keep: Callable[[], bool]) -> None:
     """What a fork does: one job; and while it is worth keeping, those of the same environment that ask for `name`."""
     call, files = warm.receive(client)
     while True:
@@ -78,12 +78,12 @@ def live(client: socket.socket, name: str, work: Callable[[], None], keep: Calla
         with contextlib.suppress(OSError):  # one that waits is enough
             waiting = listening(name) if status == 0 and keep() else None
         if waiting:
-            fcntl.fcntl(client, fcntl.F_SETFL, 0)  # live on without it
+            fcntl.fcntl(client, fcntl.F_SETFL, 0)  # no longer die with this client
         client.send(bytes([status]))
         client.close()
         if not waiting:
             return
-        rest()
+        release()
         with waiting:
             client, call, files = next_call(waiting, call["environ"])
 
@@ -97,7 +97,7 @@ def die_without(client: socket.socket) -> None:
         os._exit(1)  # it closed before
 
 
-def rest() -> None:
+def release() -> None:
     """Let go of what a job leaves behind: its files, its memory here and on the device, and its peak of memory."""
     with open(os.devnull, "r+b", buffering=0) as null:
         for number in range(3):
@@ -112,9 +112,9 @@ def rest() -> None:
 def next_call(listener: socket.socket, environ: dict[str, str]) -> tuple[socket.socket, dict, list[int]]:
     while True:
         client, _ = listener.accept()
-        with contextlib.suppress(OSError, ValueError, struct.error):  # it was killed as it asked
+        with contextlib.suppress(OSError, ValueError, struct.error):  # the client died while it sent
             call, files = warm.receive(client)
-            if call["environ"] == environ and warm.own(client):
+            if call["environ"] == environ and warm.same_user(client):
                 return client, call, files
             for file in files:
                 os.close(file)
@@ -154,7 +154,7 @@ def outcome(work: Callable[[], None]) -> int:
 
 
 def imported() -> Callable[[], bool]:
-    """Import what jobs need, on one thread; returns what tells whether a process has initialised CUDA."""
+    """Import what jobs need, on one thread; returns a function that tells whether this process has initialised CUDA."""
     gc.disable()
     import torch
 

@@ -1,8 +1,8 @@
 """Jobs that start warm: a server that has imported what they need forks itself for each. Linux only.
 
-Snakemake starts the server and leaves its name in `MIXDPO_WARM`. A job that finds one hands over what it was called
-with, and waits; where none takes it, it does the work itself. The work dies with the job, and with the server, which
-dies with Snakemake.
+Snakemake starts the server and leaves its name in `MIXDPO_WARM`. A job that finds this name sends its command line,
+folder and environment to the server and waits; if no server accepts, it does the work itself. The work dies with the
+job, and with the server, which dies with Snakemake.
 """
 
 import ctypes
@@ -56,7 +56,7 @@ def hand_over() -> None:
     call = {"argv": sys.argv, "cwd": os.getcwd(), "environ": dict(os.environ)}
     for address in addresses(name, sys.argv):
         with socket.socket(socket.AF_UNIX) as server:
-            if taken(server, address, call):
+            if accepted(server, address, call):
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
                 status = server.recv(1)
                 if not status:
@@ -73,11 +73,11 @@ def addresses(name: str, argv: Sequence[str]) -> list[str]:
     return [f"\0{name}-cuda"] * (device != "cpu") + [f"\0{name}"]
 
 
-def taken(server: socket.socket, address: str, call: dict) -> bool:
-    """Whether the process at this address begins with the job."""
+def accepted(server: socket.socket, address: str, call: dict) -> bool:
+    """Whether the process at this address accepts the job."""
     try:
         server.connect(address)
-        if not own(server):
+        if not same_user(server):
             return False
         send(server, call, [0, 1, 2])
         return server.recv(1) != b""
@@ -85,7 +85,7 @@ def taken(server: socket.socket, address: str, call: dict) -> bool:
         return False
 
 
-def own(peer: socket.socket) -> bool:
+def same_user(peer: socket.socket) -> bool:
     """Whether the process at the other end is this user's."""
     _, user, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return user == os.getuid()

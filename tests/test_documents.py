@@ -44,7 +44,7 @@ def test_the_worked_example_runs_as_written(folder, model_folder, monkeypatch, c
     for line in generating.splitlines():
         typed(line, monkeypatch)
         assert capsys.readouterr().out.strip()
-    assert (folder / "short/config.json").is_file()
+    assert (folder / "expert0/config.json").is_file()
     ran(memory)
     assert contents(Path("mine/policy/model")) == contents(Path("same/policy/model"))
     capsys.readouterr()

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralModel
 
 from mixdpo.method.language import (
     Gelu,
@@ -196,3 +196,20 @@ def test_the_activation_is_gelu_with_tanh(dtype, tolerance):
     (slope,) = torch.autograd.grad(values.sum(), x)
     (slope_expected,) = torch.autograd.grad(expected.sum(), exact)
     assert slope.dtype == dtype and (slope - slope_expected).norm() < tolerance * slope_expected.norm()
+
+
+def test_causal_attention_keeps_a_window(monkeypatch):
+    """Layers that see four tokens back need their mask, captured or not."""
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 30}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    torch.manual_seed(0)
+    model = MistralModel(MistralConfig(**shape, **heads, sliding_window=4)).eval()
+    tokens, states = torch.arange(16)[None], {}
+    for attention in ("eager", "causal"):
+        model.set_attn_implementation(attention)
+        for traced in (False, True):
+            monkeypatch.setattr("transformers.masking_utils.is_tracing", lambda tensor=None, traced=traced: traced)
+            with torch.no_grad():
+                states[attention, traced] = model(tokens, use_cache=False).last_hidden_state
+    for found in states.values():
+        torch.testing.assert_close(found, states["eager", False])

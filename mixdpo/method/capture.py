@@ -70,14 +70,16 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
 def compiled(model: nn.Module, device: str = "cuda") -> Iterator[None]:
     """In the context, forward and backward of the layers are compiled, once for all layers and lengths.
 
-    Compiling whole steps takes minutes; layers take seconds, and have most of the small kernels. Without a C compiler,
-    and on CUDA without triton, or if a layer cannot be compiled, it runs as it is.
+    Compiling whole steps takes minutes; compiling layers takes seconds and covers most of the small kernels. Without a
+    C compiler, and on CUDA without triton, layers run as they are, as does one that cannot be compiled.
     """
     able = any(map(shutil.which, ("cc", "gcc", "clang"))) and (device == "cpu" or importlib.util.find_spec("triton"))
     layers = layers_of(model) if able else []
-    torch._dynamo.config.suppress_errors = True
-    for layer in layers:
-        layer.compile(dynamic=True)
-    yield
-    for layer in layers:
-        layer._compiled_call_impl = None
+    with torch._dynamo.config.patch(suppress_errors=True):
+        try:
+            for layer in layers:
+                layer.compile(dynamic=True)
+            yield
+        finally:
+            for layer in layers:
+                layer._compiled_call_impl = None

@@ -18,11 +18,11 @@ from mixdpo.method.capture import Captured
 from mixdpo.method.runtime import Runtime
 
 BLOCK = 64
-"""Columns whose probabilities are summed before a block is drawn, and then a column of it."""
+"""A block of so many columns is drawn first, by the sums of blocks, and then a column within it."""
 ASK = {"cpu": 1, "cuda": 16}
-"""Tokens between two questions whether texts have ended. On CUDA each question waits for the device."""
+"""Tokens drawn between checks for whether all texts have ended. On CUDA each check waits for the device."""
 STAYING = 0.5
-"""Texts that have ended leave the batch when at most this share has not."""
+"""Finished texts leave the batch once at most this share is unfinished."""
 
 
 def truncate(logits: Tensor, top_k: int, top_p: float) -> Tensor:
@@ -115,7 +115,7 @@ def key_value_cache(config: PretrainedConfig, length: int, fixed: torch.dtype | 
 
 
 def has_full_attention(config: PretrainedConfig) -> bool:
-    """Every layer attends to all tokens. Others choose by the number of tokens what to run, so shapes are not fixed."""
+    """Every layer attends to all tokens. Shapes of other kinds vary with the number of tokens."""
     return all(type(layer) is StaticLayer for layer in StaticCache(config, 8).layers)
 
 
@@ -164,7 +164,7 @@ class Decoder:
     """Experts that decode N rows, each model with its key-value cache."""
 
     def __init__(self, policy: nn.Module, experts: Sequence[int], log_w: Tensor, runtime: Runtime, length: int):
-        """`log_w` (N, S) are the log weights of the S `experts`, one row a prompt. Texts have up to `length` tokens.
+        """`log_w` (N, S) are the log weights of the S `experts`, one row per prompt. Texts have up to `length` tokens.
 
         On CUDA all shapes are fixed where the models allow it, and caches have the precision `fixed`.
         """
@@ -210,7 +210,7 @@ class Decoder:
         return mixed.log()
 
     def draw(self, states: list[Tensor], uniform: Tensor) -> Tensor:
-        """A token a row (N,) from the mixture, by two uniform numbers a row (N, 2).
+        """One token per row (N,) from the mixture, by two uniform numbers a row (N, 2).
 
         The first draws an expert from the weights and the second a token from that expert, which is the same
         distribution and needs one softmax a row, and on a processor one output layer a row.
@@ -240,7 +240,7 @@ class Decoder:
 class Texts:
     """N texts side by side: prompts, and after each what is drawn, one column a step.
 
-    All rows stand in the same column. Those whose prompt is longer than the shortest are given its tokens first.
+    All rows stand in the same column. A row with a longer prompt is fed the rest of it before anything is drawn.
     """
 
     def __init__(

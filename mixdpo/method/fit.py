@@ -19,7 +19,7 @@ from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Optimiser
 from mixdpo.provenance import durable
 
-SAVING_SHARE = 0.03  # of the training time may go into saving the resume state
+SAVING_SHARE = 0.03  # largest share of the training time that is spent saving the resume state
 FETCHED = 16  # steps whose figures are fetched from the device together
 COMPILED = 2000  # steps on CUDA that repay the time of compiling layers
 
@@ -85,7 +85,7 @@ def set_rates(adamw: torch.optim.AdamW, factor: float) -> None:
 
 
 def buckets(shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Shapes (N, T, …) with room, so that a few serve all steps, and a CUDA graph can be replayed for each.
+    """Shapes (N, T, …) rounded up so that a few serve all steps, and a CUDA graph can be replayed for each.
 
     T is rounded up to a multiple of 16; the other numbers are the largest among the shapes of that T.
     """

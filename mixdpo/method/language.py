@@ -25,11 +25,14 @@ HEAD_ROWS = {"cpu": 64, "cuda": 8192}
 
 
 def causal_mask(*, q_length: int, kv_length: int, attention_mask: Tensor | None = None, **how) -> Tensor | None:
-    """The mask of fused attention; none where whole sequences attend to themselves, since `is_causal` says it all.
+    """The mask of fused attention; none where every token of whole sequences attends to all before it, which fused
+    attention knows as `is_causal`.
 
-    While a CUDA graph is captured transformers makes a mask even there, and fused attention is slow with one.
+    While a CUDA graph is captured transformers makes a mask even there, and fused attention is slow with one. Layers
+    with a window, and models that add a rule of their own, keep their masks.
     """
-    if attention_mask is None and q_length == kv_length:
+    plain = how.get("local_size") is None and not how.get("use_vmap")
+    if attention_mask is None and q_length == kv_length and plain:
         return None
     return sdpa_mask(q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, **how)
 
@@ -46,7 +49,7 @@ def load_language_model(path: Path, runtime: Runtime) -> PreTrainedModel:
 
 
 def fuse_gelu(model: nn.Module) -> None:
-    """Give `model` our form of GPT-2's activation; transformers takes eight element-wise operations."""
+    """Give `model` our form of GPT-2's activation; transformers uses eight element-wise operations."""
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
@@ -210,7 +213,7 @@ class LinearLogProbs(torch.autograd.Function):
 def padded(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """An output matrix (V, d) in `dtype`; if V is no multiple of 8, with rows of zeros up to a multiple of 64.
 
-    A GPU multiplies by an odd number of rows, as GPT-2's 50,257, at a quarter of its speed.
+    A GPU multiplies by other numbers of rows, such as GPT-2's 50,257, at a quarter of its speed.
     """
     if len(weight) % 8 == 0:
         return weight.to(dtype)

@@ -114,10 +114,10 @@ class PreferenceObjective(nn.Module):
         self.methods = [method.at(share) for share in (0.0, *(phase.until for phase in method.phases))]  # by phase
 
     def prepare(self, triplets: Triplets, batches: Sequence[np.ndarray], fixed: bool | None = None) -> None:
-        """Prepare training on `batches`, rows of `triplets`, one a step: put on the device what steps look up there.
+        """Prepare training on `batches`, rows of `triplets`, one per step: move the tensors that steps look up to the
+        device.
 
-        The last row of what is looked up is filler. With `fixed`, by default on CUDA, parts are filled up to shapes of
-        which there are few.
+        Their last row is filler. With `fixed`, by default on CUDA, parts are padded to one of a few shapes.
         """
         experts, how, device = self.policy.experts, self.method.experts, self.runtime.device
         self.triplets, self.batches = triplets, [self.divided(triplets, rows) for rows in batches]
@@ -138,7 +138,7 @@ class PreferenceObjective(nn.Module):
             rewards[-1] = 0
             self.register_buffer("rewards", rewards)
         frozen = (how.encoder == "frozen" or not how.learn) and experts == len(self.policy.heads)
-        self.states = self.places_states() if frozen else None
+        self.states = self.encode_places() if frozen else None
 
     def context_features(self, triplets: Triplets) -> Tensor:
         """What the weights see of each context."""
@@ -146,7 +146,7 @@ class PreferenceObjective(nn.Module):
         return self.policy.weights.features(prompts, users)
 
     @torch.no_grad()
-    def places_states(self) -> Tensor:
+    def encode_places(self) -> Tensor:
         """The frozen encoder's states at the places of each text, texts in order: (places + 1, d), bf16 or fp32."""
         triplets, order = self.triplets, np.argsort([len(p) + len(c) for p, c in self.triplets.texts], kind="stable")
         self.starts = np.cumsum([0, *map(triplets.places, range(len(triplets.texts)))])  # of each text, then of filler
@@ -158,11 +158,11 @@ class PreferenceObjective(nn.Module):
             batch = triplets.tokens(texts, self.runtime.device)
             with self.runtime.autocast():
                 hidden = hidden_states(self.policy.encoder, batch).to(kept)
-            where = self.where(texts)
+            where = self.state_rows(texts)
             states[torch.from_numpy(where).to(states.device)] = hidden[: len(where)]
         return states
 
-    def where(self, texts: np.ndarray) -> np.ndarray:
+    def state_rows(self, texts: np.ndarray) -> np.ndarray:
         """The rows of the kept states that belong to these texts."""
         return np.concatenate([np.arange(self.starts[i], self.starts[i + 1]) for i in texts])
 
@@ -200,7 +200,7 @@ class PreferenceObjective(nn.Module):
             "label_share": np.pad(label_share, ((0, filler), (0, 0))),
         }
         if self.states is not None:
-            where = self.where(texts)
+            where = self.state_rows(texts)
             columns["states"] = np.pad(where, (0, len(batch.places) - len(where)), constant_values=self.starts[-1])
         return vars(batch) | {name: torch.from_numpy(column) for name, column in columns.items()}
 
@@ -211,7 +211,8 @@ class PreferenceObjective(nn.Module):
 
     def loss(self, part: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """What a part of a minibatch adds to the scalar to minimise, and to the figures of the curve: those of
-        `em_step`, weights and responsibilities."""
+        `em_step`, weights and responsibilities. It keeps what the M-step and `partition` need, the mean of q and the
+        rewards."""
         batch = TokenBatch(*(part[name] for name in ("tokens", "places", "targets", "rows")))
         hidden = None if self.states is None else self.states[part["states"]]
         log_probs = self.log_probs(batch, part["chosen"], part["rejected"], hidden)
@@ -247,9 +248,9 @@ class PreferenceObjective(nn.Module):
         Loss and figures are sums over triplets, each times its `share` (B,): means where shares are 1/B. `progress` is
         the share of the steps that are done.
 
-        accuracy: share of triplets with P(y⁺ ≻ y⁻) > 1/2 under (5), whose mean negative logarithm is nll. elbo: mean
-        of Theorem 1's bound at q, −nll at its posterior and less at Lemma 6's. margin and kl are means over experts
-        of β (log_ratio⁺ − log_ratio⁻) and of −log_ratio: where both completions were sampled from the reference, kl
+        nll: mean of −log P(y⁺ ≻ y⁻) under (5). accuracy: share of triplets with P > 1/2. elbo: mean of Theorem 1's
+        bound at q; it equals −nll at the exact posterior, and is less at Lemma 6's. margin and kl are means over the
+        experts of β (log_ratio⁺ − log_ratio⁻) and of −log_ratio: where both completions were sampled from the reference, kl
         estimates KL(π_ref ‖ π_k) over untied pairs, in nats.
         """
         beta, posterior = method.beta, method.posterior
