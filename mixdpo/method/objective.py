@@ -250,8 +250,8 @@ class PreferenceObjective(nn.Module):
 
         nll: mean of −log P(y⁺ ≻ y⁻) under (5). accuracy: share of triplets with P > 1/2. elbo: mean of Theorem 1's
         bound at q; it equals −nll at the exact posterior, and is less at Lemma 6's. margin and kl are means over the
-        experts of β (log_ratio⁺ − log_ratio⁻) and of −log_ratio: where both completions were sampled from the reference, kl
-        estimates KL(π_ref ‖ π_k) over untied pairs, in nats.
+        experts of β (log_ratio⁺ − log_ratio⁻) and of −log_ratio. Where both completions were sampled from the
+        reference, kl estimates KL(π_ref ‖ π_k) over untied pairs, in nats.
         """
         beta, posterior = method.beta, method.posterior
         reference = reference[:, None]  # (B, 1, 2)
