@@ -252,7 +252,6 @@ def run(arguments: argparse.Namespace) -> None:
     from mixdpo.provenance.artifact import keep, publish, there, write_json
     from mixdpo.provenance.record import facts, processor_time
 
-    start, used = time.time(), processor_time()
     stage, spec, code = arguments.stage, arguments.spec, arguments.code
     runtime = Runtime.choose(arguments.device, arguments.precision, arguments.threads)
     inputs = {name: Path(path) for name, path in (pair.split("=", 1) for pair in arguments.inputs)}
@@ -260,6 +259,7 @@ def run(arguments: argparse.Namespace) -> None:
     function = getattr(importlib.import_module(STAGES[stage]), stage)
     gc.freeze()
     gc.enable()
+    start, used = time.time(), processor_time()  # without imports, of which a warm start has none
     work = {"stage": stage, "spec": spec, "code": code, "inputs": inputs}
     if arguments.record.is_file() and there(arguments.out, **work):
         print(f"{arguments.out}: everything is there, nothing was done; to make it again delete its files")

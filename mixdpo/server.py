@@ -130,7 +130,8 @@ def attend(call: dict, files: list[int], work: Callable[[], None]) -> int:
     os.environ.clear()
     os.environ.update(call["environ"] | {"PYTHONHASHSEED": "0"})
     sys.argv = call["argv"]
-    threadpool_limits(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    threads, _, _ = os.environ.get("OMP_NUM_THREADS", "1").partition(",")  # further numbers are for nested threads
+    threadpool_limits(int(threads) if threads.isdigit() else 1)
     status = outcome(work)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -53,12 +53,13 @@ def hand_over() -> None:
     name, _, home = os.environ.get(VARIABLE, "").partition(" ")
     if not name or sys.platform != "linux" or home != place():
         return
-    call = {"argv": sys.argv, "cwd": os.getcwd(), "environ": dict(os.environ)}
     for address in addresses(name, sys.argv):
         with socket.socket(socket.AF_UNIX) as server:
-            if accepted(server, address, call):
+            if server.fileno() < 3:  # a standard stream is closed, and cannot be handed over
+                return
+            if accepted(server, address):
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
-                status = server.recv(1)
+                status = answer(server)
                 if not status:
                     print("error: the process of this job was killed; run snakemake again", file=sys.stderr)
                 sys.exit(status[0] if status else 128 + signal.SIGKILL)
@@ -73,16 +74,24 @@ def addresses(name: str, argv: Sequence[str]) -> list[str]:
     return [f"\0{name}-cuda"] * (device != "cpu") + [f"\0{name}"]
 
 
-def accepted(server: socket.socket, address: str, call: dict) -> bool:
+def accepted(server: socket.socket, address: str) -> bool:
     """Whether the process at this address accepts the job."""
     try:
         server.connect(address)
         if not same_user(server):
             return False
-        send(server, call, [0, 1, 2])
+        send(server, {"argv": sys.argv, "cwd": os.getcwd(), "environ": dict(os.environ)}, [0, 1, 2])
         return server.recv(1) != b""
     except OSError:
         return False
+
+
+def answer(server: socket.socket) -> bytes:
+    """The status with which the job has ended, one byte; none if its process was killed."""
+    try:
+        return server.recv(1)
+    except ConnectionError:
+        return b""
 
 
 def same_user(peer: socket.socket) -> bool:

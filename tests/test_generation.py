@@ -53,6 +53,7 @@ def test_text_for_prompts_and_users(trained, model_folder):
         ({"temperature": 0.0}, "temperature: expected a number > 0, found 0.0"),
         ({"temperature": float("nan")}, "temperature: expected a number > 0, found nan"),
         ({"n": 0}, "n: expected a number > 0, found 0"),
+        ({"seed": 2**70}, "seed: expected a number of 64 bits, found 1180591620717411303424; choose another"),
         ({"max_new_tokens": 64}, "max_new_tokens: expected at most .*, found 64; lower it"),
         ({"prompts": "z " * 80}, "prompt: expected fewer tokens than the model's 64 positions, found"),
         ({"prompts": ""}, "prompt: expected text, found none"),

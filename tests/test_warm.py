@@ -104,6 +104,17 @@ def test_a_job_works_in_the_place_of_its_caller(server, tmp_path, what, status, 
     assert told.strip().splitlines()[-1:] == ([last] if last else []) and "mixdpo/server.py" not in told
 
 
+@pytest.mark.parametrize("threads", ["", "2,1", "0", "many"])
+def test_any_number_of_threads_that_openmp_knows_will_do(server, threads):
+    assert done("all", env=os.environ | {"OMP_NUM_THREADS": threads})[0] == 0
+
+
+def test_a_job_without_a_standard_stream_starts_cold(server):
+    line = f'{sys.executable} -c "{CLIENT}" all >&-'
+    told = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, text=True, check=False)
+    assert (told.returncode, told.stderr) == (1, "cold\n")
+
+
 def test_a_job_that_is_killed_is_one_line(server):
     status, _, told = done("killed")
     assert status == 137 and told == "error: the process of this job was killed; run snakemake again\n"

@@ -87,7 +87,11 @@ class TextPolicy:
         for name, value in {"n": n, "max_new_tokens": max_new_tokens, "temperature": temperature}.items():
             if not value > 0:
                 raise UserError(f"{name}: expected a number > 0, found {value}; raise it")
+        if not -(2**63) <= seed < 2**64:
+            raise UserError(f"seed: expected a number of 64 bits, found {seed}; choose another")
         self.check_users(prompts, users)
+        if not prompts:
+            return []
         ids = self.prompt_ids(prompts, max_new_tokens)
         how = {"runtime": self.runtime, "seed": seed, "max_new_tokens": max_new_tokens, "temperature": temperature}
         how |= {"expert": expert, "mixture": mixture, "top_s": top_s}

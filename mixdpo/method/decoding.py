@@ -318,7 +318,9 @@ def sample(
     if temperature != 1 or top_k or top_p < 1:
 
         def drawn(states: list[Tensor], uniform: Tensor) -> Tensor:
-            logits = truncate(decoder.mixed(states) / temperature, top_k, top_p)
+            mixed = decoder.mixed(states)
+            mixed = mixed - mixed.amax(dim=-1, keepdim=True)  # finite at any temperature
+            logits = truncate(mixed / temperature, top_k, top_p)
             return draw(logits.softmax(dim=-1), uniform[:, 1])
 
     return Texts(decoder, prompts, ends, uniform, drawn).write()
