@@ -91,7 +91,7 @@ def test_click_on_a_claim_opens_its_lineage(view):
 def test_links_open_folds(view):
     assert not view.locator("#decisions .inside").is_visible()
     view.get_by_role("navigation").get_by_role("link", name="Decisions").click()
-    assert view.locator("#decisions .inside").is_visible()
+    view.locator("#decisions .inside").wait_for(state="visible")
 
 
 def test_opened_page_is_short(view):
