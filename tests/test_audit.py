@@ -430,9 +430,11 @@ def changed(path: Path, change):
     """A file with other content, for a while."""
     content, times = path.read_bytes(), path.stat()
     path.write_bytes(change(content))
-    yield
-    path.write_bytes(content)
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    try:
+        yield
+    finally:
+        path.write_bytes(content)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def replaced(old: str, new: str):
@@ -462,7 +464,7 @@ def test_the_workflow_is_audited_from_print_to_reviews(project, tmp_path):
         changed(table, replaced(row["mean"], another)),
         changed(manifest, replaced(before, sha256(table))),
         changed(project / "tests/tiny.yaml", replaced("vocabulary: 500, width: 32", "vocabulary: 501, width: 32")),
-        changed(project / "mixdpo/stages/rewards.py", replaced("batch_size=64", "batch_size=63")),
+        changed(project / "mixdpo/stages/rewards.py", replaced("batch_size = 32", "batch_size = 31")),
     ):
         status, lines = command(project, "audit")
         told = [line for line in lines if "; " in line][:-1]

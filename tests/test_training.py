@@ -112,6 +112,7 @@ def test_infinite_loss_is_one_line(tmp_path, runtime):
 def test_buckets_are_few_and_have_room():
     shapes = [(4, 17, 60, 9), (8, 30, 20, 3), (2, 33, 10, 1), (4, 48, 5, 2)]
     assert buckets(shapes) == [(8, 32, 60, 9), (8, 32, 60, 9), (4, 48, 10, 2), (4, 48, 10, 2)]
+    assert buckets([(1, 3, 1), (1, 20, 1)]) == [(1, 16, 1), (1, 20, 1)], "a model may have 20 positions"
 
 
 @pytest.mark.parametrize("name", trajectories.METHODS)

@@ -87,10 +87,11 @@ def set_rates(adamw: torch.optim.AdamW, factor: float) -> None:
 def buckets(shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Shapes (N, T, …) rounded up so that a few serve all steps, and a CUDA graph can be replayed for each.
 
-    T is rounded up to a multiple of 16; the other numbers are the largest among the shapes of that T.
+    T is rounded up to a multiple of 16, but not above the longest, since a model has so many positions and no more; the
+    other numbers are the largest among the shapes of that T.
     """
     shapes = np.array(shapes)
-    shapes[:, 1] += -shapes[:, 1] % 16
+    shapes[:, 1] = np.minimum(shapes[:, 1] + -shapes[:, 1] % 16, shapes[:, 1].max())
     room = {t: shapes[shapes[:, 1] == t].max(axis=0) for t in np.unique(shapes[:, 1])}
     return [tuple(room[t].tolist()) for t in shapes[:, 1]]
 
