@@ -129,7 +129,7 @@ def test_a_panel_of_posteriors_is_a_style(tmp_path, model_folder):
     assert [axis.get_title() for axis in axes] == ["(a) Sentiment", "(b) Informativeness", "(c) Grammar"]
     rms = numbers[numbers["series"].str.startswith("root mean square")].set_index("series")["y"]
     ratio = 100 * rms["root mean square, learned"] / rms["root mean square, injected"]
-    assert f"RMS change: {ratio:.2g} %" in figure.subfigs[1].axes[0].get_title()
+    assert f"RMS: {ratio:.2g} %" in figure.subfigs[1].axes[0].get_title()
 
 
 def test_mixture_weights(moe):

@@ -118,7 +118,7 @@ def draw_heads(figure: SubFigure, places: pd.DataFrame, rms: dict[str, float], p
     ratio, own = (100 * rms[part] / rms["injected"] for part in ("learned", "learned, differing by head"))
     axis.set_title(
         f"({letter(panel)}) Learned: $W_k - W_k(\\mathrm{{start}})$\n"
-        f"RMS change: {ratio:.2g} % of the injected noise,\n{own:.2g} % in the part that differs by head"
+        f"RMS: {ratio:.2g} % of injected noise,\n{own:.2g} % where heads differ"
     )
     figure.legend(
         *axis.get_legend_handles_labels(),
