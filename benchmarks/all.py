@@ -133,7 +133,11 @@ def main() -> None:
     os.environ |= QUIET | {"OMP_NUM_THREADS": str(given.threads)}
     sys.path.insert(1, str(ROOT))  # processes get this path too, so they measure the package that lies here
     machine = facts(processor(), PACKAGES) | {"features": features(), "cores": os.cpu_count()}
-    results = {"machine": machine, "options": vars(given), "rows": []}
+    results = {
+        "machine": machine,
+        "options": {key: value for key, value in vars(given).items() if key != "out"},
+        "rows": [],
+    }
     times: dict[str, Found] = {}
     for group in (name for name in GROUPS if name in given.only):
         for precision in given.precisions:
