@@ -13,10 +13,10 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from mixdpo.fields import merged
-from mixdpo.method.fit import training_batches
-from mixdpo.method.objective import PreferenceObjective, Triplets
+from mixdpo.method.objective import PreferenceObjective
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Experts, Method, Optimiser
+from mixdpo.method.triplets import Triplets
 from mixdpo.paper.table import Table
 from mixdpo.stages.assets.base import train_tokenizer
 from mixdpo.stages.policies import triplets_of
@@ -121,8 +121,8 @@ def spec_of(method: Method, seed: int = 0) -> dict:
 
 def steps_of(method: Method, triplets: Triplets) -> list[np.ndarray]:
     """The minibatches of a training, as the policies stage makes them."""
-    how = {"epochs": method.optimiser.epochs, "batch_size": method.optimiser.batch_size, "seed": 0}
-    return [triplets.rows(groups) for groups in training_batches(triplets.group_lengths, **how)]
+    optimiser = method.optimiser
+    return triplets.minibatches(epochs=optimiser.epochs, batch_size=optimiser.batch_size, seed=0)
 
 
 def minibatch(objective: PreferenceObjective, triplets: Triplets, rows: np.ndarray) -> tuple[torch.Tensor, dict]:
@@ -156,7 +156,7 @@ def preferences_folder(tmp_path_factory, model_folder, runtime) -> Path:
 @pytest.fixture(scope="session")
 def triplets(preferences_folder) -> Triplets:
     """30 training triplets of 10 pairs."""
-    return triplets_of(preferences_folder / "preferences", preferences_folder / "reference_log_probs", "train", None)
+    return triplets_of(preferences_folder / "preferences", preferences_folder / "reference_log_probs", "train")
 
 
 def shown(table: Table) -> pd.DataFrame:
