@@ -80,11 +80,11 @@ class Sft(Section):
 class Completions(Section):
     """Sampling of the completions that are turned into preferences."""
 
-    prompts: Count = 2000
-    """Training prompts of an experiment, shared evenly between its domains."""
+    prompts: Count = 1000
+    """Training prompts of an experiment, all different, shared evenly between its domains."""
     prompt_tokens: tuple[Count, Count] = (2, 8)
     """Shortest and longest prompt, in tokens; evaluations use the same."""
-    per_prompt: TwoOrMore = 2
+    per_prompt: TwoOrMore = 8
     """Completions of a prompt; every pair of them is compared."""
     max_new_tokens: MaxNewTokens = 48
     temperature: Temperature = 1.0
@@ -210,7 +210,7 @@ class Evaluations(Section):
     """Sampling: one completion of each test prompt by every policy and decoding."""
 
     prompts: Count = 800
-    """Test prompts of an experiment."""
+    """Test prompts of an experiment, all different and none of them a training prompt."""
     max_new_tokens: MaxNewTokens = 48
     temperature: Temperature = 1.0
     top_k: TopK = 0
