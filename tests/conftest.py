@@ -135,18 +135,19 @@ def minibatch(objective: PreferenceObjective, triplets: Triplets, rows: np.ndarr
 
 @pytest.fixture(scope="session")
 def preferences_folder(tmp_path_factory, model_folder, runtime) -> Path:
-    """`preferences/` and `reference_log_probs/`: 10 and 4 prompts, two completions each, ordered at random by three styles."""
+    """`preferences/` and `reference_log_probs/`: 10, 4 and 4 prompts, two completions each, ordered at random by three
+    styles."""
     folder, rng = tmp_path_factory.mktemp("triplets"), np.random.default_rng(0)
     (folder / "preferences").mkdir()
     (folder / "reference_log_probs").mkdir()
-    for split, prompts in (("train", 10), ("validation", 4)):
+    for split, prompts in (("train", 10), ("validation", 4), ("test", 4)):
         rows = []
         for i in range(prompts):
             prompt, *pair = (rng.integers(1, 300, rng.integers(*size)).tolist() for size in ((2, 8), (3, 20), (3, 20)))
             for style in ("sentiment", "informativeness", "grammar"):
                 chosen, rejected = pair if rng.random() < 0.5 else pair[::-1]
-                rows.append((i, prompt, chosen, rejected, style, ("movie", "book")[i % 2]))
-        columns = ["prompt_id", "prompt_ids", "chosen_ids", "rejected_ids", "style", "domain"]
+                rows.append((i, prompt, chosen, rejected, style, ("movie", "book")[i % 2], "0-1"))
+        columns = ["prompt_id", "prompt_ids", "chosen_ids", "rejected_ids", "style", "domain", "pair"]
         pd.DataFrame(rows, columns=columns).to_parquet(folder / f"preferences/{split}.parquet")
     inputs = {"reference": model_folder.parent, "preferences": folder / "preferences"}
     reference_log_probs(folder / "reference_log_probs", {}, runtime=runtime, resume=folder, **inputs)
