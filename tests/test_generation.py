@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from library import HOW, blocks, contents, rows, typed
+from library import HOW, blocks, contents, rows, typed, written
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mixdpo import TextPolicy, export, generate, recipe, train
@@ -46,7 +46,6 @@ def test_text_for_prompts_and_users(trained, model_folder):
     )
     assert policy.generate("Dish 1", "ben", mixture="sequence", top_s=1, **how)
     for wrong, line in [
-        ({"users": "carl"}, r"user: expected one of the 2 users in training \(anna, ben\), found carl"),
         ({"users": ["anna", "ben"]}, "users: expected 1, one for each prompt, found 2; name as many"),
         ({"top_s": 3}, "top_s: expected 1 to 2, found 3"),
         ({"expert": 2}, "expert: expected 0 to 1, found 2"),
@@ -62,11 +61,40 @@ def test_text_for_prompts_and_users(trained, model_folder):
         with pytest.raises(UserError, match=f"^{line}"):
             policy.generate(**{"prompts": "Dish 1", "users": "anna"} | how | wrong)
     with pytest.raises(
-        UserError, match=r"users: expected none, since the weights of .* know no users, found anna; drop them"
+        UserError,
+        match=r"users: expected none, since the weights of .* know no users, found anna; drop them, "
+        "or give comparisons of theirs to adapt",
     ):
         generate(model_folder, "Dish 1", "anna", **HOW)
     with pytest.raises(UserError, match="expected the folder of a policy, found none"):
         TextPolicy(trained)
+
+
+def test_a_stranger_gets_the_prior_and_comparisons_change_that(
+    trained, model_folder, folder, monkeypatch, capsys, caplog
+):
+    """Comparisons of anna's taste give a stranger the weights of anna's expert; the folder stays as it was."""
+    policy, how = TextPolicy(trained / "heads", **HOW), {"max_new_tokens": 6, "seed": 1}
+    assert len(policy.generate("Dish 1", "carl", **how)) == 1
+    assert "user: carl is none of the 2 that the policy knows, and gets the prior" in caplog.text
+    found = {}
+    for way, who in enumerate(("like anna", "like ben")):
+        found[who] = policy.adapt(who, pd.DataFrame(rows(prompts=6)).iloc[way::2])
+        assert found[who].sum() == pytest.approx(1) and who in policy.policy.users
+    assert abs(found["like anna"] - found["like ben"]).max() > 1e-4
+    caplog.clear()
+    assert len(policy.generate("Dish 1", "like anna", **how)) == 1 and not caplog.text
+    assert TextPolicy(trained / "heads", **HOW).policy.users == {"anna", "ben"}
+    written(folder / "carl.jsonl", rows(prompts=2))
+    line = (
+        f"mixdpo generate --policy {trained}/heads --prompt 'Dish 1' --user carl --comparisons carl.jsonl --device cpu"
+    )
+    typed(line, monkeypatch)
+    assert capsys.readouterr().out.strip()
+    with pytest.raises(UserError, match=r"^comparisons: expected one user whose they are, found none"):
+        generate(trained / "heads", "Dish 1", comparisons="carl.jsonl", **HOW)
+    with pytest.raises(UserError, match=r"^reference: expected the model that training started from, found none in"):
+        policy.adapt("carl", "carl.jsonl", reference=folder)
 
 
 @pytest.mark.parametrize("kind", ["heads", "models", "adapters"])

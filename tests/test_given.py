@@ -16,7 +16,7 @@ from datasets import Dataset
 from library import DPO, HOW, contents, rows, typed, written
 from transformers import AutoModelForCausalLM, AutoTokenizer, CohereConfig, CohereForCausalLM
 
-from mixdpo import Experts, Gate, Method, Weights, generate, recipe, train
+from mixdpo import Experts, Gate, Method, Posterior, Weights, generate, recipe, train
 from mixdpo.data.preferences import read_preferences
 from mixdpo.errors import UserError
 from mixdpo.library import reference as references
@@ -208,11 +208,12 @@ def test_recipes():
     moe = recipe("moe", by_user=True, changes={"beta": 0.05})
     assert (moe.experts.heads, moe.weights.sees, moe.weights.start, moe.beta) == (4, "user", "uniform", 0.05)
     ours = Method.of(shipped(ROOT)["policies"]["methods"]["user_moe_case1"])
-    assert moe.weights.perturbation == ours.weights.perturbation == 1
+    assert moe.posterior == ours.posterior == Posterior(unit="user")
     assert moe.optimiser.gate_learning_rate == ours.optimiser.gate_learning_rate
-    assert [moe.at(share).weights for share in (0, 0.59, 0.6)] == [ours.at(share).weights for share in (0, 0.59, 0.6)]
-    assert recipe(by_user=True, changes={"phases": []}).phases == ()
-    assert recipe().weights == Gate() and not recipe(by_user=True, changes={"weights": {"sees": "prompt"}}).phases
+    assert recipe(by_user=True, changes={"posterior": {"unit": "triplet"}}).posterior == Posterior()
+    assert (
+        recipe().weights == Gate() and recipe(by_user=True, changes={"weights": {"sees": "prompt"}}).weights == Gate()
+    )
     mix = recipe("mix", experts=3, architecture="adapters", by_user=True)
     assert (mix.experts, mix.weights) == (Experts(adapters=3, perturbation=0.02), Weights())
     assert recipe("dpo") == Method(Experts(models=1))

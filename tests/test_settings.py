@@ -157,8 +157,9 @@ def test_completing_fills_in_everything_and_then_changes_nothing(path):
 
 
 def test_config_yaml_says_what_the_defaults_are():
-    """What it shows and a person does not change is what holds without it."""
-    short = {"experiments": SHIPPED["experiments"], "policies": {"methods": SHIPPED["policies"]["methods"]}}
+    """What it shows and a person does not change is what holds without it, but for the methods' own settings."""
+    kept = {key: SHIPPED["policies"][key] for key in ("defaults", "methods")}
+    short = {"experiments": SHIPPED["experiments"], "policies": kept}
     assert completed(short) == DEFAULT
 
 
@@ -281,7 +282,7 @@ def test_whole_floats_are_integers_and_other_numbers_finite():
             "experiments.multi_reward.other_definitions: expected keys from sentiment, informativeness, grammar",
         ),
         ("policies.methods", {}, "policies.methods: expected at least 1 entries, found [];"),
-        ("policies.methods.dpo", {}, "policies.methods.dpo: expected the key experts, found [];"),
+        ("policies.methods.dpo", {}, "policies.methods.dpo: expected the key experts, found ['optimiser'];"),
         ("policies.methods.dpo.btea", 1, "policies.methods.dpo: expected a known key, found btea; did you mean beta?"),
         (
             "policies.methods.dpo.experts.heads",

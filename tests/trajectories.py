@@ -26,14 +26,15 @@ from mixdpo.stages.reference_log_probs import log_probs, texts_of
 
 FILE = Path(__file__).with_suffix(".json")
 STEPS = Optimiser(epochs=3, batch_size=4, learning_rate=1e-3, gate_learning_rate=1e-2)
+HOW = {"optimiser": STEPS, "reward_update": "one_step"}
 METHODS = {
-    "DPO": Method(Experts(models=1), optimiser=STEPS),
-    "Mix-DPO, Case 1": Method(Experts(heads=3), optimiser=STEPS),
-    "Mix-DPO, Case 1, fixed weights": Method(Experts(heads=3), Weights(learn=False), optimiser=STEPS),
-    "Mix-DPO, Case 2": Method(Experts(models=3), optimiser=STEPS),
-    "MoE-DPO, Case 1": Method(Experts(heads=3), Gate(), optimiser=STEPS),
-    "MoE-DPO, Case 1, frozen encoder": Method(Experts(heads=3, encoder="frozen"), Gate(), optimiser=STEPS),
-    "MoE-DPO, Case 2": Method(Experts(models=3), Gate(), optimiser=STEPS),
+    "DPO": Method(Experts(models=1), **HOW),
+    "Mix-DPO, Case 1": Method(Experts(heads=3), **HOW),
+    "Mix-DPO, Case 1, fixed weights": Method(Experts(heads=3), Weights(learn=False), **HOW),
+    "Mix-DPO, Case 2": Method(Experts(models=3), **HOW),
+    "MoE-DPO, Case 1": Method(Experts(heads=3), Gate(), **HOW),
+    "MoE-DPO, Case 1, frozen encoder": Method(Experts(heads=3, encoder="frozen"), Gate(), **HOW),
+    "MoE-DPO, Case 2": Method(Experts(models=3), Gate(), **HOW),
 }
 
 

@@ -9,14 +9,9 @@ from mixdpo.method.settings import Method
 
 NAMES = "dpo", "mix", "moe"
 ARCHITECTURES = "heads", "models", "adapters"
-USER_GATE = {
-    "weights": {"perturbation": 1.0},
-    "phases": [{"until": 0.6, "gate_kl_uniform": 0.3}],
-    "optimiser": {"gate_learning_rate": 3.0e-3},
-}
-"""With a gate that sees users: users differ from the start, and the gate is held near uniform for the first 60 % of
-the steps, so that no expert takes them all early. As in the workflow's user_moe_case1, where three of five training
-seeds part the users by style."""
+USER_GATE = {"posterior": {"unit": "user"}, "optimiser": {"gate_learning_rate": 3.0e-3}}
+"""With a gate that sees users: one responsibility for all comparisons of a user, as in the workflow's
+user_moe_case1."""
 ADAPTERS = {"experts": {"perturbation": 0.02}}
 """With adapters: the noise is on every matrix and adds up, so it is smaller, as in the workflow's user_moe_adapters."""
 

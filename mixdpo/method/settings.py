@@ -174,6 +174,8 @@ class Posterior(Section):
     """λ_KLu: towards the uniform distribution. Lemma 6."""
     kl_w: NonNegative = 1.0
     """λ_KLw: towards the mixture weights. Lemma 6."""
+    relaxation: Relaxation | None = None
+    """Sample the expert instead of the E-step; null for variational EM. Appendix E.2."""
     unit: Unit = "triplet"
     """Whose expert is drawn. triplet: of every comparison anew, as in the paper. prompt: of all comparisons of a prompt
     by one annotator. user, or annotator_m: of all comparisons of that annotator, a column of the preferences, so that q
@@ -184,8 +186,6 @@ class Posterior(Section):
     taught: Names | None = None
     """Styles in place of the E-step: expert k learns from the triplets of the k-th alone, whatever they reveal. A
     ceiling, since the method is not told styles. Ours."""
-    relaxation: Relaxation | None = None
-    """Sample the expert instead of the E-step; null for variational EM. Appendix E.2."""
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
@@ -253,9 +253,9 @@ class Method(Section):
     """The mixture weights: Mix-DPO's, or MoE-DPO's gate."""
     beta: Positive = Field(0.1, kw_only=True)
     """β, strength of the KL regularisation. Equation 3."""
-    reward_update: Literal["implicit", "one_step", "partition"] = Field("one_step", kw_only=True)
-    """How equation 10, a condition, becomes an assignment. implicit leaves q⁽ʳ⁾ out; one_step takes it from the
-    implicit rewards; partition is Algorithm 3."""
+    reward_update: Literal["implicit", "one_step", "partition"] = Field("implicit", kw_only=True)
+    """How equation 10, a condition, becomes an assignment. implicit leaves q⁽ʳ⁾ out, so that the expert losses are the
+    gradient of (5); one_step takes it from the implicit rewards; partition is Algorithm 3."""
     posterior: Posterior = Field(Posterior(), kw_only=True)
     """The responsibilities of the E-step."""
     phases: tuple[Phase, ...] = Field((), kw_only=True)

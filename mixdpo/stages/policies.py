@@ -68,10 +68,9 @@ def policies(
         """The policy trained from the noise of a restart."""
         drawn, folder = seed + 1_000_003 * restart, resume / f"restart{restart}"
         folder.mkdir(exist_ok=True)
-        objective = PreferenceObjective(
-            build(method, reference / "model", runtime, seed=drawn, **start), method, runtime
-        )
-        objective.policy.names = names
+        policy = build(method, reference / "model", runtime, seed=drawn, **start)
+        policy.names, policy.beta = names, method.beta
+        objective = PreferenceObjective(policy, method, runtime)
         objective.prepare(train, batches)
         before, _ = objective.evaluate(data["validation"])
         rate = {True: optimiser.gate_learning_rate, False: optimiser.learning_rate}
