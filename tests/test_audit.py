@@ -17,6 +17,7 @@ import requests_cache
 import rocrate
 import yaml
 from conftest import snakemake
+from planted import whole
 from rocrate_validator.models import Severity, ValidationSettings
 from rocrate_validator.services import validate
 from urllib3 import HTTPResponse
@@ -106,8 +107,8 @@ def make(path: str, config: dict, tables: dict, sentiment: float = 0.0) -> None:
         elif stage == "evaluations":
             frame.assign(domain="movie").to_parquet(out / "completions.parquet")
         elif stage == "policies":
-            rows = {"style": ["s"], "domain": ["movie"], "q0": [1.0]}
-            pd.DataFrame(rows).to_parquet(out / "responsibilities.parquet")
+            rows = {"style": ["s"], "domain": ["movie"], "q0": [0.5]}
+            whole(pd.DataFrame(rows)).to_parquet(out / "responsibilities.parquet")
         elif stage == "sft":
             rows = {"domain": ["movie", "book"], "reviews": 9, "before": [7.5, 8.5], "after": [6.5 + sentiment, 7.0]}
             pd.DataFrame(rows).to_csv(out / "perplexity.csv", index=False)
@@ -302,7 +303,7 @@ def test_explain_a_cell(run):
     """Scores 0, 1, 2: mean 1, SE 1/√3; both places where it is published; the chain ends at the assets."""
     told = explain(*run, "table1", ["Baseline, DPO", "sentiment"])
     assert re.search(r"^  mean +1\.0$", told, re.MULTILINE) and re.search(r"^  se +0\.577350", told, re.MULTILINE)
-    assert re.search(r"^  published_where +A; B$", told, re.MULTILINE) and "SD/√n over the n test" in told
+    assert re.search(r"^  published_where +A; B$", told, re.MULTILINE) and "SD of the seeds' means" in told
     assert told.count(f"{SFT}  ") == 1 and "results/embedded/assets/reviews" in told and '"epochs": 2' in told
     assert "commit 0123456789, clean" in told and "2026-01-01T00:00:00Z, 2.5 s, 300 MiB, here" in told
     assert "evaluations/multi_reward/reference" not in told

@@ -215,8 +215,12 @@ def experiments_of(table: dict) -> list[str]:
     return table.get("experiments", [table["experiment"]] if "experiment" in table else [])
 
 
+COMPARED = ("policy", "baseline", "opponent", "ceiling")
+"""Keys of a row, or of a table, that name a method."""
+
+
 def methods_of(table: dict, experiment: str) -> list[str]:
     """The methods that a table compares within an experiment: those of its rows, and what it compares them with."""
     rows = [row for row in table.get("rows", []) if row.get("experiment", experiment) == experiment]
-    named = [entry[key] for entry in [*rows, table] for key in ("policy", "baseline", "opponent") if key in entry]
+    named = [entry[key] for entry in [*rows, table] for key in COMPARED if key in entry]
     return list(dict.fromkeys([*named, *table.get("opponents", [])]))
