@@ -110,7 +110,7 @@ def test_faults_are_one_line(key, value, words):
             {"domains": ["movie"], "rewards": ["sentiment"]},
             ["multi_reward.rewards", "informa"],
         ),
-        ("policies.methods", {"other": {"experts": {"models": 1}}}, ["policies.methods", "expected the method"]),
+        ("policies.methods", {"other": {"experts": {"models": 1}}}, ["policies.methods", "expected dpo"]),
         ("policies.methods.dpo.styles", ["honesty"], ["dpo.styles: expected some of", "found honesty"]),
         ("policies.methods.moe_case1.experts.heads", 3, ["policies.methods.moe_case1", "movie, book", "found 3"]),
         (
