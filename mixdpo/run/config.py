@@ -89,7 +89,8 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
             return {"source": section["source"], **section[section["source"]]}
         case "feedback" | "embedded_feedback":
             section = config["assets"]["feedback"]
-            return {"source": section["source"], "template": section["template"], **section[section["source"]]}
+            shared = {key: section[key] for key in ("source", "template", "aspects")}
+            return shared | section[section["source"]]
         case "sft":
             return config["sft"] | chosen.get("sft", {}) | {"domains": chosen["domains"]}
         case "completions":

@@ -30,6 +30,8 @@ from mixdpo.fields import (
 Repository = Annotated[Text, Field(description="Repository on the hub.")]
 Revision = Annotated[str, Strict(), Field(pattern="^[0-9a-f]{40}$", description="Commit of that repository.")]
 Split = Literal["base", "train", "test"]
+ASPECTS = ("helpfulness", "honesty", "truthfulness", "instruction_following")
+"""What UltraFeedback rates, and the embedded world."""
 
 
 @settings
@@ -336,6 +338,8 @@ class Feedback(Section):
     """Which of the sections below is read."""
     template: Annotated[str, Strict(), Field(pattern=r"^[^{}]*\{instruction\}[^{}]*$")] = "{instruction}\n"
     """A prompt; {instruction} stands for the instruction."""
+    aspects: Names = ASPECTS
+    """What responses are rated in. One that lacks any of these ratings is dropped; other ratings are ignored."""
     embedded: EmbeddedFeedback = EmbeddedFeedback()
     """Written by the project."""
     local: LocalFeedback = LocalFeedback()
