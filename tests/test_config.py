@@ -34,7 +34,9 @@ def test_configurations_are_those_that_snakemake_merges(monkeypatch):
     assert configuration() == configuration("embedded") == DEFAULT
     assert configuration("reviews") == overlaid(ROOT / "config/reviews.yaml")
     assert configuration(overlay="tests/tiny.yaml") == overlaid(ROOT / "tests/tiny.yaml")
-    with pytest.raises(UserError, match="run: expected one of embedded, paper, reviews, found tiny; name its file"):
+    with pytest.raises(
+        UserError, match="run: expected one of embedded, paper, reviews, truthfulqa, found tiny; name its file"
+    ):
         configuration("tiny")
 
 

@@ -28,6 +28,7 @@ RESERVED = (
     "out",
     "policy",
     "preferences",
+    "rating_classifier",
     "reference",
     "reference_log_probs",
     "resume",
@@ -157,8 +158,8 @@ def _check_users(config: dict, name: str) -> None:
     embedded = judge["kind"] == "rating" and judge["rating"]["scorer"] == "embedded"
     if embedded and config["assets"]["feedback"]["source"] != "embedded":
         raise UserError(
-            "judge.rating.scorer: expected model, since the texts of assets.feedback have no known ratings, found "
-            "embedded; name a reward model, or set judge.kind to llm"
+            "judge.rating.scorer: expected model or classifier, since the texts of assets.feedback have no known "
+            "ratings, found embedded; name one of them, or set judge.kind to llm"
         )
     if judge["kind"] == "rating" and judge["rating"]["scorer"] == "model" and not judge["rating"]["path"]:
         raise UserError("judge.rating.path: expected the folder of a reward model, found none; name it")

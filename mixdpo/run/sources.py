@@ -178,6 +178,8 @@ class TrainedBase(Section):
     """Splits to train on."""
     reviews: Count = 16000
     """At most this many reviews, drawn by seed."""
+    responses: Flag = False
+    """Train the tokenizer and the model also on the training instructions of assets.feedback with their responses."""
     vocabulary: Annotated[int, Strict(), Field(ge=257), Whole] = 2000
     """Entries of the byte-level BPE."""
     layers: Count = 2

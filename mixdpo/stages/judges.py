@@ -80,7 +80,8 @@ def build(spec: dict, device: str = "cpu") -> Callable[[Sequence[Comparison]], l
 class Rating:
     """The completion with the higher score wins; equal scores tie. Equal texts are scored once, so that they tie.
 
-    `scorer` is embedded, by the rules of the embedded world, or model, by the reward model in the folder `path`.
+    `scorer` is embedded, by the rules of the embedded world; model, by the reward model in the folder `path`; or
+    classifier, by what the stage rating_classifier wrote there.
     """
 
     def __init__(self, section: dict, device: str = "cpu"):
@@ -161,7 +162,15 @@ def model_scores(texts: Sequence[tuple[str, str]], styles: list[str], section: d
     return scores
 
 
-SCORERS = {"embedded": embedded_scores, "model": model_scores}
+def classifier_scores(texts: Sequence[tuple[str, str]], styles: list[str], section: dict, device: str) -> Scores:
+    """Scores by style of (instruction, response) pairs: log-odds by the classifiers that the folder `path` holds."""
+    from mixdpo.stages.rating_classifier import scores
+
+    given = scores(texts, styles, Path(section["path"]))
+    return [dict(zip(styles, values)) for values in zip(*(given[style].tolist() for style in styles))]
+
+
+SCORERS = {"embedded": embedded_scores, "model": model_scores, "classifier": classifier_scores}
 
 
 class Refused(Exception):
