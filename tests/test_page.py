@@ -76,7 +76,7 @@ def test_hostile_texts_stay_texts(page):
 
 def test_page_says_what_the_run_is_from_its_artifacts(page):
     text = " ".join(Page(page).text.split())
-    assert "2 policies (training seed 0) were trained on completions of 2,000 prompts" in text
+    assert "2 policies (training seed 0) were trained on completions of 1,000 prompts" in text
     assert "a language model of 3 thousand weights (2 layers of width 10)" in text
     assert "measured on 800 test prompts" in text and "on CPU" in text
     assert "Of the 2 claims of the paper" in text and "1 is not tested" in text and "one size" in text

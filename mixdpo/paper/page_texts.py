@@ -117,13 +117,11 @@ def quoted_pairs(
     """Validation pairs, what each style prefers, and responsibilities of each policy with several experts (first
     seed)."""
     triplets = pd.read_parquet(preferences / "validation.parquet")
-    both = triplets[["chosen", "rejected"]]
-    triplets["pair"] = pd.factorize(pd.Series(zip(triplets["prompt_id"], both.min(axis=1), both.max(axis=1))))[0]
+    number = triplets.groupby(["prompt_id", "pair"], sort=False).ngroup()
     q = responsibilities(own, methods_and_names(experiment, tables)[0], triplets, preferences)
-    pairs = triplets["pair"].unique()
-    chosen, quoted = np.sort(rng.choice(pairs, min(n, len(pairs)), replace=False)), []
-    for pair in chosen:
-        lines = triplets[triplets["pair"] == pair]
+    drawn, quoted = np.sort(rng.choice(pairs := number.nunique(), min(n, pairs), replace=False)), []
+    for pair in drawn:
+        lines = triplets[number == pair]
         first, styles = lines.iloc[0], []
         for line in lines.to_dict("records"):
             is_a = line["chosen"] == first["chosen"]
@@ -146,12 +144,14 @@ def responsibilities(
 ) -> dict[str, np.ndarray]:
     """Method with several experts → posterior weights of its first seed, (triplets, experts).
 
-    Rows of `responsibilities.parquet` are those of `validation.parquet`. Raises `Corrupt` where they are not.
+    Rows of `responsibilities.parquet` for the split validation are those of `validation.parquet`. Raises `Corrupt`
+    where they are not.
     """
     q = {}
     for method in methods:
         for policy, order in list(head_order(own, method).items())[:1]:
             table = pd.read_parquet(own[f"policies:{policy}"] / "responsibilities.parquet")
+            table = table[table["split"] == "validation"].reset_index(drop=True)
             if len(table) != len(triplets) or (table["style"] != triplets["style"]).any():
                 raise Corrupt(
                     f"{own[f'policies:{policy}']}: expected responsibilities of the {len(triplets)} triplets of "
