@@ -2,6 +2,7 @@
 
 import json
 from itertools import combinations, islice
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from mixdpo.data.feedback import columns, read_feedback
 from mixdpo.errors import UserError
 from mixdpo.fields import merged
 from mixdpo.run.checks import validate
+from mixdpo.run.config import configuration
 from mixdpo.run.config import spec as slice_of
 from mixdpo.run.settings import completed
 from mixdpo.run.yaml import shipped
@@ -20,6 +22,7 @@ from mixdpo.stages.user_preferences import user_preferences
 from mixdpo.world import feedback as world
 from mixdpo.world.feedback import ASPECTS
 
+RATED = Path(__file__).parents[2] / "shared/assets/truthfulqa/rated.parquet"
 SPEC = {"source": "local", "test_share": 0.25, "seed": 0, "template": "{instruction}\n", "aspects": ASPECTS}
 NONE = {"helpfulness": 1, "honesty": 3, "truthfulness": 3, "instruction_following": 3}
 INSTRUCTION = "I need a letter about tea for my sister today."
@@ -339,3 +342,16 @@ def test_a_dataset_of_two_aspects_from_file_to_judgement(tmp_path, runtime, mode
     assert (shortest == (triplets["style"] == "clarity")).all()
     prompt = config["judge"]["llm"]["prompt"]
     assert "{style}" in prompt and not any(aspect in prompt for aspect in ASPECTS)
+
+
+@pytest.mark.skipif(not RATED.is_file(), reason="needs the people's ratings in ../shared/assets/truthfulqa")
+def test_people_rate_answers_in_two_aspects_that_conflict(tmp_path, runtime):
+    spec = slice_of(configuration("truthfulqa"), "feedback")
+    feedback(tmp_path, spec, runtime=runtime, resume=tmp_path, file=RATED)
+    train, test = (read_feedback(tmp_path, split) for split in ("train", "test"))
+    assert (train["prompt_id"].nunique(), test["prompt_id"].nunique(), len(train) + len(test)) == (654, 163, 17743)
+    assert not set(train["instruction"]) & set(test["instruction"])
+    assert not train.duplicated(["instruction", "response"]).any()
+    both = train.merge(train, on="prompt_id", suffixes=("", "_of_other")).query("truthfulness > truthfulness_of_other")
+    untied = both[both["helpfulness"] != both["helpfulness_of_other"]]
+    assert (untied["helpfulness"] < untied["helpfulness_of_other"]).mean() > 0.95
