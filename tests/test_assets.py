@@ -9,12 +9,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mixdpo.data.reviews import COLUMNS
 from mixdpo.errors import Corrupt, UserError
+from mixdpo.fields import merged
 from mixdpo.provenance.artifact import publish, verify
+from mixdpo.run.graph import inputs_of, job
+from mixdpo.run.settings import completed
+from mixdpo.run.yaml import shipped
 from mixdpo.stages.assets.base import base
 from mixdpo.stages.assets.models import obtain
 from mixdpo.stages.assets.pipeline import pipeline
 from mixdpo.stages.assets.reviews import clean, read_file, reviews
 
+CONFIG = completed(shipped())
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -147,6 +152,25 @@ def test_local_model_is_linked_and_watched(tmp_path, monkeypatch, model_folder, 
     (local / "config.json").write_text("{}")
     with pytest.raises(Corrupt, match=r"model/config\.json"):
         verify(manifest)
+
+
+def test_a_base_model_learns_reviews_and_responses(tmp_path, reviews_folder, runtime):
+    """Its tokenizer makes one token of a word that only training responses have, and none of one of test responses."""
+    rows = [("train", "Zounds zounds zounds."), ("test", "Gadzooks gadzooks gadzooks.")] * 9
+    frame = pd.DataFrame(rows, columns=["split", "text"]).assign(domain="instruction")
+    frame.to_parquet(tmp_path / "reviews.parquet")
+    sizes = {"vocabulary": 400, "layers": 1, "width": 16, "heads": 2, "epochs": 1, "responses": True}
+    config = completed(merged(shipped(), {"assets": {"base": {"reviews": sizes}}}))
+    path = "results/embedded/assets/base/manifest.json"
+    assert [*inputs_of(config, {}, path)] == ["reviews", "feedback"] and [*inputs_of(CONFIG, {}, path)] == ["reviews"]
+    _, spec = job(config, {}, path)
+    tokens = {}
+    for name, folders in ("with", {"feedback": tmp_path}), ("without", {}):
+        (tmp_path / name).mkdir()
+        base(tmp_path / name, spec, runtime=runtime, resume=tmp_path / name, reviews=reviews_folder, **folders)
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / name / "model")
+        tokens[name] = [len(tokenizer(word)["input_ids"]) for word in (" zounds", " gadzooks")]
+    assert tokens["with"][0] == 1 < tokens["without"][0] and tokens["with"][1] > 1
 
 
 def test_hub_model_from_the_hubs_own_cache(tmp_path, monkeypatch, model_folder, runtime):

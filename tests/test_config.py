@@ -34,7 +34,9 @@ def test_configurations_are_those_that_snakemake_merges(monkeypatch):
     assert configuration() == configuration("embedded") == DEFAULT
     assert configuration("reviews") == overlaid(ROOT / "config/reviews.yaml")
     assert configuration(overlay="tests/tiny.yaml") == overlaid(ROOT / "tests/tiny.yaml")
-    with pytest.raises(UserError, match="run: expected one of embedded, paper, reviews, found tiny; name its file"):
+    with pytest.raises(
+        UserError, match="run: expected one of embedded, paper, reviews, truthfulqa, found tiny; name its file"
+    ):
         configuration("tiny")
 
 
@@ -314,6 +316,12 @@ def test_no_method_can_be_named_like_an_argument_of_a_stage_that_takes_methods()
         ("experiments.multi_user.domains", ["movie"], ["multi_user.domains", "expected [instruction]", "movie"]),
         ("experiments.multi_user.users.max_tokens", 120, ["multi_user.users", "128 positions", "found 148"]),
         ("policies.methods.policy", {"experts": {"adapters": 2}}, ["methods.policy", "found policy; rename it"]),
+        ("experiments.multi_user.users.styles", ["helpfulness", "brevity"], ["users.styles", "found brevity; correct"]),
+        (
+            "assets.feedback.aspects",
+            ["helpfulness", "honesty"],
+            ["users.styles", "expected some of helpfulness, honesty,"],
+        ),
         ("judge.longer", {}, ["judge.longer: expected the section of a judge (rating, llm)", "found longer"]),
         ("judge.rating", {"scorer": "model", "path": "no/such"}, ["judge.rating.path", "no/such/config.json"]),
     ],
@@ -329,11 +337,6 @@ def test_faults_of_users_and_extensions_are_one_line(key, value, words):
     [
         ("judge.opponents", ["user_dpo"], ["judge.opponents", "expected reference", "found user_dpo"]),
         ("judge.opponents", ["user_moe_case1", "user_dpo", "reference"], ["expected no user_moe_case1", "delete it"]),
-        (
-            "experiments.multi_user.users.styles",
-            ["helpfulness", "honesty"],
-            ["multi_user.users.styles", "truthfulness"],
-        ),
         ("policies.methods.user_moe_case1.experts.heads", 1, ["user_moe_case1", "1 experts"]),
     ],
 )

@@ -119,6 +119,11 @@ def test_the_documents_rated_responses_and_their_overlay(folder, runtime):
     Path("my/rated.jsonl").write_text(json.dumps(json.loads(row)))
     config = configured(yaml.safe_load(blocks(section, "yaml")[0]))
     checks.check_tables(config, published(ROOT / "mixdpo/paper/published", config))
+    first, second = map(yaml.safe_load, blocks(section, "yaml"))
+    two = configured(merged(first, second))
+    tables = published(ROOT / "mixdpo/paper/published", two)
+    checks.check_tables(two, tables)
+    assert "judge_validity" in tables and config_slice(two, "feedback")["aspects"] == ["brevity", "courtesy"]
     spec = config_slice(config, "feedback") | {"test_share": 0}
     feedback(folder, spec, runtime=runtime, resume=folder, file=Path("my/rated.jsonl"))
     frame = pd.read_parquet("feedback.parquet")

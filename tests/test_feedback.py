@@ -2,18 +2,28 @@
 
 import json
 from itertools import combinations, islice
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from mixdpo.data.feedback import ASPECTS, COLUMNS, read_feedback
+from mixdpo.data.feedback import columns, read_feedback
 from mixdpo.errors import UserError
+from mixdpo.fields import merged
+from mixdpo.run.checks import validate
+from mixdpo.run.config import configuration
+from mixdpo.run.config import spec as slice_of
+from mixdpo.run.settings import completed
+from mixdpo.run.yaml import shipped
 from mixdpo.stages.assets.embedded_feedback import embedded_feedback
 from mixdpo.stages.assets.feedback import as_feedback, feedback
+from mixdpo.stages.user_preferences import user_preferences
 from mixdpo.world import feedback as world
+from mixdpo.world.feedback import ASPECTS
 
-SPEC = {"source": "local", "test_share": 0.25, "seed": 0, "template": "{instruction}\n"}
+RATED = Path(__file__).parents[2] / "shared/assets/truthfulqa/rated.parquet"
+SPEC = {"source": "local", "test_share": 0.25, "seed": 0, "template": "{instruction}\n", "aspects": ASPECTS}
 NONE = {"helpfulness": 1, "honesty": 3, "truthfulness": 3, "instruction_following": 3}
 INSTRUCTION = "I need a letter about tea for my sister today."
 
@@ -52,7 +62,7 @@ def test_rows_become_responses_in_one_form(tmp_path, runtime):
     frame, counts = converted(tmp_path, runtime, rows)
     same, same_counts = converted(tmp_path, runtime, rows, "rows.parquet")
     pd.testing.assert_frame_equal(frame, same)
-    assert counts == same_counts and list(frame) == COLUMNS
+    assert counts == same_counts and list(frame) == columns(ASPECTS)
     assert counts["kept"] == {
         "test": {"instructions": 2, "responses": 6},
         "train": {"instructions": 6, "responses": 18},
@@ -274,7 +284,7 @@ def test_users_disagree_and_seldom_tie(invented, rounded, disagreeing, tied):
 
 
 def test_embedded_stage_writes_as_many_test_instructions_as_asked(tmp_path, runtime):
-    spec = {"instructions": 30, "responses": 4, "test": 7, "seed": 5, "template": "{instruction}"}
+    spec = {"instructions": 30, "responses": 4, "test": 7, "seed": 5, "template": "{instruction}", "aspects": ASPECTS}
     embedded_feedback(tmp_path, spec, runtime=runtime, resume=tmp_path)
     train, test = read_feedback(tmp_path, "train"), read_feedback(tmp_path, "test")
     assert (len(train), len(test)) == (23 * 4, 7 * 4)
@@ -290,7 +300,58 @@ def test_embedded_stage_writes_as_many_test_instructions_as_asked(tmp_path, runt
     ],
 )
 def test_a_world_too_small_is_one_line(tmp_path, runtime, changes, words):
-    spec = {"instructions": 30, "responses": 4, "test": 7, "seed": 5, "template": "{instruction}"} | changes
+    spec = {
+        "instructions": 30,
+        "responses": 4,
+        "test": 7,
+        "seed": 5,
+        "template": "{instruction}",
+        "aspects": ASPECTS,
+    } | changes
     with pytest.raises(UserError, match=rf"assets\.feedback\.embedded\.{words}") as error:
         embedded_feedback(tmp_path, spec, runtime=runtime, resume=tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_dataset_of_two_aspects_from_file_to_judgement(tmp_path, runtime, model_folder):
+    """Of three answers, one is short and clear, one long and polite, one between: users of the two styles disagree."""
+    ratings = {"Yes.": ("5", "1"), "Yes, if you like.": ("3", "3"), "I would be very glad if it were so.": ("1", "5")}
+    aspects = ("clarity", "politeness")
+    completions = [
+        {"response": text, "annotations": {aspect: {"Rating": r} for aspect, r in zip(aspects, rated)}}
+        for text, rated in ratings.items()
+    ]
+    rows = [{"instruction": f"Is {n} a number?", "completions": completions} for n in range(8)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    feedback(tmp_path, SPEC | {"aspects": aspects}, runtime=runtime, resume=tmp_path, file=path)
+    frame = pd.read_parquet(tmp_path / "feedback.parquet")
+    assert list(frame) == columns(aspects) and frame[[*aspects]].iloc[0].tolist() == [5, 1]
+    assets = {"feedback": {"source": "local", "aspects": [*aspects], "local": {"path": str(path)}}}
+    experiments = {"multi_user": {"users": {"styles": [*aspects]}}}
+    overlay = {"assets": assets, "experiments": experiments, "judge": {"kind": "llm"}}
+    config = completed(merged(shipped(), overlay))
+    validate(config)
+    spec = slice_of(config, "user_preferences", "multi_user")
+    (tmp_path / "out").mkdir()
+    folders = {"reference": model_folder.parent, "feedback": tmp_path}
+    user_preferences(tmp_path / "out", spec, runtime=runtime, resume=tmp_path, **folders)
+    triplets = pd.read_parquet(tmp_path / "out" / "train.parquet")
+    assert set(triplets["style"]) == set(aspects) and len(triplets) >= 2 * 3 * 4
+    shortest = triplets["chosen"].str.len() < triplets["rejected"].str.len()
+    assert (shortest == (triplets["style"] == "clarity")).all()
+    prompt = config["judge"]["llm"]["prompt"]
+    assert "{style}" in prompt and not any(aspect in prompt for aspect in ASPECTS)
+
+
+@pytest.mark.skipif(not RATED.is_file(), reason="needs the people's ratings in ../shared/assets/truthfulqa")
+def test_people_rate_answers_in_two_aspects_that_conflict(tmp_path, runtime):
+    spec = slice_of(configuration("truthfulqa"), "feedback")
+    feedback(tmp_path, spec, runtime=runtime, resume=tmp_path, file=RATED)
+    train, test = (read_feedback(tmp_path, split) for split in ("train", "test"))
+    assert (train["prompt_id"].nunique(), test["prompt_id"].nunique(), len(train) + len(test)) == (654, 163, 17743)
+    assert not set(train["instruction"]) & set(test["instruction"])
+    assert not train.duplicated(["instruction", "response"]).any()
+    both = train.merge(train, on="prompt_id", suffixes=("", "_of_other")).query("truthfulness > truthfulness_of_other")
+    untied = both[both["helpfulness"] != both["helpfulness_of_other"]]
+    assert (untied["helpfulness"] < untied["helpfulness_of_other"]).mean() > 0.95

@@ -16,12 +16,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
-from mixdpo.data.feedback import ASPECTS
 from mixdpo.errors import UserError
 from mixdpo.stages import judges
 from mixdpo.stages.judgements import by_length, decoded, judgements, pair_scores
 from mixdpo.stages.judges import Comparison, build, winner_in
-from mixdpo.world.feedback import ratings
+from mixdpo.world.feedback import ASPECTS, ratings
 
 PROMPT = 'By {style}: {instruction}\nA: {first}\nB: {second}\nSay {"winner": "A"|"B"|"tie"}.'
 
@@ -280,9 +279,9 @@ def test_rating_by_hand(monkeypatch):
     scored = {"good": 2.0, "bad": 1.0, "fair": 2.0, "odd": float("nan")}
     asked = []
 
-    def scorer(texts, section, device):
+    def scorer(texts, styles, section, device):
         asked.extend(texts)
-        return [{style: scored[text] * (-1 if style == "honesty" else 1) for style in ASPECTS} for _, text in texts]
+        return [{style: scored[text] * (-1 if style == "honesty" else 1) for style in styles} for _, text in texts]
 
     monkeypatch.setitem(judges.SCORERS, "hand", scorer)
     rating = build({"kind": "rating", "rating": {"scorer": "hand"}})

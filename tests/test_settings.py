@@ -19,7 +19,7 @@ from mixdpo.run.settings import completed
 from mixdpo.run.yaml import read, shipped
 
 ROOT = Path(__file__).parent.parent
-OVERLAYS = ["config/paper.yaml", "config/reviews.yaml", "tests/tiny.yaml"]
+OVERLAYS = ["config/paper.yaml", "config/reviews.yaml", "config/truthfulqa.yaml", "tests/tiny.yaml"]
 SHIPPED = shipped(ROOT)
 DEFAULT = completed(SHIPPED)
 METHODS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "config/methods").glob("*.yaml"))

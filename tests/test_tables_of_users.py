@@ -180,7 +180,7 @@ def test_users_table(gated):
 
     One user is at expert 0 and three are at expert 1: any two styles of two users each leave three at the best.
     """
-    table = {"experiment": "e", "styles": STYLES, "shuffles": 50, "seed": 0, "rows": [{"name": "MoE", "policy": "moe"}]}
+    table = {"experiment": "e", "shuffles": 50, "seed": 0, "rows": [{"name": "MoE", "policy": "moe"}]}
     made = users_table(table, gated)
     cells, grid = made.numbers(), shown(made)
     own = cells[cells["row"] == "MoE"].set_index("column")
@@ -207,7 +207,7 @@ def test_a_users_expert_is_of_the_mean_weight(gated):
         frame.loc[4, [f"w{seed}", f"w{1 - seed}"]] = 0.9, 0.1
         frame.to_parquet(path)
     rows = [{"name": "MoE", "policy": "moe"}]
-    table = {"experiment": "e", "styles": STYLES, "shuffles": 200, "seed": 0, "rows": rows}
+    table = {"experiment": "e", "shuffles": 200, "seed": 0, "rows": rows}
     made = users_table(table, gated)
     cells, grid = made.numbers(), shown(made)
     assert grid.loc[0, "Users at their expert"] == "0.500 [0.000, 1.000]"
@@ -274,7 +274,7 @@ def test_principal_components():
 
 def test_user_map_draws_every_user_of_the_first_seed(gated):
     """Margins (4, 0), (2, 0), (1, 0), (0, 3); a style has the same marker in the legend as in every panel."""
-    table = {"styles": [*STYLES], "rows": [{"name": "MoE", "policy": "moe"}] * 2}
+    table = {"rows": [{"name": "MoE", "policy": "moe"}] * 2}
     figure, numbers = user_map(table, gated)
     one = numbers[numbers["panel"] == "a"]
     assert one["user"].tolist() == ["0", "1", "2", "3"] and one["series"].tolist() == [t for t in STYLES for _ in "ab"]

@@ -112,6 +112,19 @@ def validity_table(form: dict, artifacts: dict[str, Path]) -> Table:
     return table
 
 
+def judge_validity_table(form: dict, artifacts: dict[str, Path]) -> Table:
+    """How the judge's classifiers order rated responses to test instructions: AUC, and pairs ordered rightly."""
+    table = Table()
+    for found in pd.read_csv(artifacts["rating_classifier"] / "validity.csv").to_dict("records"):
+        row = table.row(found["aspect"])
+        row.label("Aspect", in_words(found["aspect"]))
+        row.label("Measure", found["measure"])
+        row.number("Value", show(found["value"], found["se"]), [found], column=found["measure"])
+        row.number("n (responses or pairs)", found["n"])
+        row.number("Instructions", found["instructions"])
+    return table
+
+
 def perplexity_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """Perplexity per token on test reviews, by experiment and domain, before and after fine-tuning."""
     table = Table()

@@ -14,6 +14,7 @@ from mixdpo.paper.recovery import at_their_expert, recovered_by_seed
 from mixdpo.paper.scores import by_seed, head_order, policies_in, triplets_of
 from mixdpo.paper.table import Table
 from mixdpo.paper.text import beside, in_print, interval, number, percent, show
+from mixdpo.run.kinds import in_words
 from mixdpo.stages.judgements import PAIR, by_length, decoded, pair_scores
 
 
@@ -142,8 +143,8 @@ def users_table(form: dict, artifacts: dict[str, Path]) -> Table:
             row.number(column, shown[column], [line])
             if column == "Users at their expert":
                 row.number("by chance (95 % below)", chance)
-        for style, heading in form["styles"].items():
-            expert, share = found["shares"].loc[style].idxmax(), found["shares"].loc[style].max()
+        for style, shares in found["shares"].iterrows():
+            expert, share, heading = shares.idxmax(), shares.max(), in_words(style).capitalize()
             line = {"row": name, "column": heading, "mean": share, "expert": f"Expert {expert}"}
             row.number(heading, f"Expert {expert} ({number(share, 2)})", [line])
         row.number("n (users, prompts, triplets)", ", ".join(str(line["n"]) for line in lines.values()))

@@ -28,6 +28,7 @@ RESERVED = (
     "out",
     "policy",
     "preferences",
+    "rating_classifier",
     "reference",
     "reference_log_probs",
     "resume",
@@ -134,7 +135,12 @@ def _check_users(config: dict, name: str) -> None:
         raise UserError(
             f"{key}.domains: expected [instruction] beside users, found {experiment['domains']}; correct it"
         )
-    users, base = experiment["users"], config["assets"]["base"]
+    users, base, aspects = experiment["users"], config["assets"]["base"], config["assets"]["feedback"]["aspects"]
+    if unrated := [style for style in users["styles"] if style not in aspects]:
+        raise UserError(
+            f"{key}.users.styles: expected some of {', '.join(aspects)}, the assets.feedback.aspects, found "
+            f"{unrated[0]}; correct one of them"
+        )
     longest = max(users["max_tokens"], {**config["evaluations"], **experiment.get("evaluations", {})}["max_new_tokens"])
     needed, positions = users["max_prompt_tokens"] + longest, base["reviews"]["positions"]
     if "base" not in experiment and base["source"] == "reviews" and needed > positions:
@@ -152,8 +158,8 @@ def _check_users(config: dict, name: str) -> None:
     embedded = judge["kind"] == "rating" and judge["rating"]["scorer"] == "embedded"
     if embedded and config["assets"]["feedback"]["source"] != "embedded":
         raise UserError(
-            "judge.rating.scorer: expected model, since the texts of assets.feedback have no known ratings, found "
-            "embedded; name a reward model, or set judge.kind to llm"
+            "judge.rating.scorer: expected model or classifier, since the texts of assets.feedback have no known "
+            "ratings, found embedded; name one of them, or set judge.kind to llm"
         )
     if judge["kind"] == "rating" and judge["rating"]["scorer"] == "model" and not judge["rating"]["path"]:
         raise UserError("judge.rating.path: expected the folder of a reward model, found none; name it")
@@ -203,7 +209,7 @@ def _check_domains(config: dict, table: dict, where: str) -> None:
 
 
 def _check_judged(config: dict, table: dict, where: str) -> None:
-    """Opponents and decodings of win rates are those that are judged, styles those of the experiment."""
+    """Opponents and decodings of win rates are those that are judged."""
     known, rows = config["judge"]["opponents"], table.get("rows", [])
     claimed = [row for row in rows if row.get("measure") == "win_rate" and row["experiment"] not in left_out(config)]
     judged = [(row, [row["opponent"]]) for row in claimed]
@@ -220,13 +226,6 @@ def _check_judged(config: dict, table: dict, where: str) -> None:
         if row.get("decoding", "token") not in ("token", "sparse"):
             raise UserError(
                 f"{where}: expected the decoding token or sparse for win rates, found {row['decoding']}; correct it"
-            )
-    if "styles" in table:
-        found = config["experiments"][table["experiment"]]["users"]["styles"]
-        if set(table["styles"]) != set(found):
-            raise UserError(
-                f"experiments.{table['experiment']}.users.styles: expected {', '.join(table['styles'])}, as {where} "
-                f"prints them, found {', '.join(found)}; correct one of them"
             )
 
 

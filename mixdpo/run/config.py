@@ -74,6 +74,13 @@ def reward_model_files(config: dict) -> dict[str, str]:
     return {f"reward_model/{name}": str(folder / name) for name in ["config.json", *weights]}
 
 
+def has_rating_classifier(config: dict) -> bool:
+    """Are completions for users judged by a classifier that the run trains on ratings?"""
+    judge = config["judge"]
+    asked = any("users" in experiment for experiment in present(config).values())
+    return asked and judge["kind"] == "rating" and judge["rating"]["scorer"] == "classifier"
+
+
 def asset_stage(config: dict, asset: str) -> str:
     """The stage that makes an asset: the embedded world has its own stages, so that its grammar is no part of other
     runs."""
@@ -89,7 +96,8 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
             return {"source": section["source"], **section[section["source"]]}
         case "feedback" | "embedded_feedback":
             section = config["assets"]["feedback"]
-            return {"source": section["source"], "template": section["template"], **section[section["source"]]}
+            shared = {key: section[key] for key in ("source", "template", "aspects")}
+            return shared | section[section["source"]]
         case "sft":
             return config["sft"] | chosen.get("sft", {}) | {"domains": chosen["domains"]}
         case "completions":
@@ -118,6 +126,8 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
             asked = {name: chosen["users"][name] for name in ("styles", "users_per_style", "max_prompt_tokens")}
             asked |= {"template": config["assets"]["feedback"]["template"], "per_prompt": 1}
             return config["evaluations"] | chosen.get("evaluations", {}) | asked | decoded_by(config, policy)
+        case "rating_classifier":
+            return {"aspects": config["assets"]["feedback"]["aspects"]}
         case "judgements":
             kind = config["judge"]["kind"]
             return {"judge": {"kind": kind, kind: config["judge"].get(kind, {})}}
@@ -168,7 +178,8 @@ def policies_of(config: dict, method: str) -> list[str]:
 
 def published(folder: Path, config: dict) -> dict[str, dict]:
     """The paper as data: the tables of `folder` by name, without those of experiments that the run leaves out, and
-    without the validity of rewards if no experiment has any. Raises `UserError` if a file's name is no table's."""
+    without the validity of rewards or of the judge if there is none to test. Raises `UserError` if a file's name is no
+    table's."""
     paths = sorted(folder.glob("*.yaml"))
     for path in paths:
         if not re.fullmatch(TABLE_NAME, path.stem):
@@ -179,8 +190,9 @@ def published(folder: Path, config: dict) -> dict[str, dict]:
     for table in tables.values():
         if "experiments" in table:
             table["experiments"] = [experiment for experiment in table["experiments"] if experiment not in absent]
-    if all(has_users(config, experiment) for experiment in present(config)):
-        tables = {name: table for name, table in tables.items() if table["kind"] != "validity"}
+    tested = {"validity": not all(has_users(config, experiment) for experiment in present(config))}
+    tested |= {"judge_validity": has_rating_classifier(config)}
+    tables = {name: table for name, table in tables.items() if tested.get(table["kind"], True)}
     return {name: table for name, table in tables.items() if table.get("experiment") not in absent}
 
 

@@ -13,6 +13,7 @@ from mixdpo.run.config import (
     asset_files,
     asset_stage,
     experiments_of,
+    has_rating_classifier,
     has_users,
     initial_methods,
     is_figure,
@@ -78,8 +79,10 @@ def inputs_of(config: dict, tables: dict[str, dict], manifest: str) -> dict[str,
     reference = {"reference": made("sft", experiment)}
     match key.stage:
         case "reviews" | "feedback" | "base" | "classifier" | "pipeline":
-            trained = config["assets"][key.stage]["source"] == "reviews"
-            return asset_files(config, key.stage) | ({"reviews": made("reviews")} if trained else {})
+            section, corpora = config["assets"][key.stage], []
+            if section["source"] == "reviews":
+                corpora = ["reviews", *["feedback"] * section["reviews"].get("responses", False)]
+            return asset_files(config, key.stage) | {name: made(name) for name in corpora}
         case "bases":
             return own_base_files(config, experiment)
         case "sft":
@@ -105,8 +108,11 @@ def inputs_of(config: dict, tables: dict[str, dict], manifest: str) -> dict[str,
             return {"policy": model(config, key)} | reference | {source: made(source)} | trained
         case "evaluation_rewards":
             return {"completions": made("evaluations", experiment, key.policy)} | scorers
+        case "rating_classifier":
+            return {"feedback": made("feedback")}
         case "judgements":
-            return judgement_inputs(config, key) | reward_model_files(config)
+            learned = {"rating_classifier": made("rating_classifier")} if has_rating_classifier(config) else {}
+            return judgement_inputs(config, key) | reward_model_files(config) | learned
         case _:
             return table_inputs(config, tables, key.table or "index")
 

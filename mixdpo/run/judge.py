@@ -25,8 +25,9 @@ Answer with JSON: {"winner": "A"}, {"winner": "B"} or {"winner": "tie"}.
 class RatingJudge(Section):
     """A judge that compares scores of the two texts."""
 
-    scorer: Literal["embedded", "model"] = "embedded"
-    """embedded: ratings of the embedded world, known from the text; model: a reward model."""
+    scorer: Literal["embedded", "model", "classifier"] = "embedded"
+    """embedded: ratings of the embedded world, known from the text; model: a reward model; classifier: one for each
+    aspect, trained on the ratings of training instructions."""
     path: Text | None = None
     """Folder of the reward model: a sequence classification model of transformers."""
 

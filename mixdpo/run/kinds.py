@@ -126,6 +126,12 @@ KINDS = {
         run=("validity",),
         statistic="area under the ROC curve, or share of pairs ordered rightly",
     ),
+    "judge_validity": Kind(
+        "mixdpo.paper.runs",
+        "judge_validity_table",
+        run=("rating_classifier",),
+        statistic="area under the ROC curve, or share of pairs ordered rightly, ± jackknife SE over instructions",
+    ),
     "perplexity": Kind(
         "mixdpo.paper.runs",
         "perplexity_table",

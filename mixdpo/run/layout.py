@@ -29,6 +29,7 @@ PLACES = {
     "policies": "policies/{experiment}/{policy}",
     "evaluations": "evaluations/{experiment}/{policy}/completions",
     "evaluation_rewards": "evaluations/{experiment}/{policy}/rewards",
+    "rating_classifier": "rating_classifier",
     "judgements": "evaluations/{experiment}/{policy}/judgements",
     "tables": "tables/{table}",
     "page": "page",

@@ -33,7 +33,7 @@ from mixdpo.fields import (
 )
 from mixdpo.method.settings import Method
 from mixdpo.run.judge import Judge
-from mixdpo.run.sources import Assets, HubModel, LocalModel
+from mixdpo.run.sources import ASPECTS, Assets, HubModel, LocalModel
 
 TwoOrMore = Annotated[int, Strict(), Field(ge=2), Whole]
 UpToHundred = Annotated[int, Strict(), Field(ge=1, le=100), Whole]
@@ -239,12 +239,8 @@ class Evaluations(Section):
 class Users(Section):
     """Users whose preferences come from rated responses, in place of rewards."""
 
-    styles: Annotated[
-        tuple[Literal["helpfulness", "honesty", "truthfulness", "instruction_following"], ...],
-        Field(min_length=2),
-        Distinct,
-    ] = ("helpfulness", "honesty", "truthfulness", "instruction_following")
-    """Styles of preference: a user prefers the response that is rated higher in the user's style."""
+    styles: Annotated[Names, Field(min_length=2)] = ASPECTS
+    """Styles of preference, some of assets.feedback.aspects: a user prefers the response rated higher in that."""
     users_per_style: Count = 10
     """Users of each style who are trained with."""
     unseen_per_style: Count = 5

@@ -30,6 +30,8 @@ from mixdpo.fields import (
 Repository = Annotated[Text, Field(description="Repository on the hub.")]
 Revision = Annotated[str, Strict(), Field(pattern="^[0-9a-f]{40}$", description="Commit of that repository.")]
 Split = Literal["base", "train", "test"]
+ASPECTS = ("helpfulness", "honesty", "truthfulness", "instruction_following")
+"""What UltraFeedback rates, and the embedded world."""
 
 
 @settings
@@ -176,6 +178,8 @@ class TrainedBase(Section):
     """Splits to train on."""
     reviews: Count = 16000
     """At most this many reviews, drawn by seed."""
+    responses: Flag = False
+    """Train the tokenizer and the model also on the training instructions of assets.feedback with their responses."""
     vocabulary: Annotated[int, Strict(), Field(ge=257), Whole] = 2000
     """Entries of the byte-level BPE."""
     layers: Count = 2
@@ -336,6 +340,8 @@ class Feedback(Section):
     """Which of the sections below is read."""
     template: Annotated[str, Strict(), Field(pattern=r"^[^{}]*\{instruction\}[^{}]*$")] = "{instruction}\n"
     """A prompt; {instruction} stands for the instruction."""
+    aspects: Names = ASPECTS
+    """What responses are rated in. One that lacks any of these ratings is dropped; other ratings are ignored."""
     embedded: EmbeddedFeedback = EmbeddedFeedback()
     """Written by the project."""
     local: LocalFeedback = LocalFeedback()

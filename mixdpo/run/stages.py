@@ -19,6 +19,7 @@ STAGES = {
     "gates": "mixdpo.stages.gates",
     "policies": "mixdpo.stages.policies",
     "evaluations": "mixdpo.stages.evaluations",
+    "rating_classifier": "mixdpo.stages.rating_classifier",
     "judgements": "mixdpo.stages.judgements",
     "tables": "mixdpo.paper.tables",
     "figures": "mixdpo.paper.figures",

@@ -72,6 +72,7 @@ def judgements(
     runtime: "Runtime",
     resume: Path,
     policy: Path,
+    rating_classifier: Path | None = None,
     **others: Path,
 ) -> None:
     """Write `judgements.parquet`, one row for each pair and order, and `counts.json`.
@@ -86,7 +87,10 @@ def judgements(
     table = pairs.loc[pairs.index.repeat(2)].reset_index(drop=True)
     table["order"] = np.tile([0, 1], len(pairs))
     first, second = (np.where(table["order"] == place, table["own"], table["other"]) for place in (1, 0))
-    given = build(spec["judge"], runtime.device)(
+    judge = spec["judge"]
+    if rating_classifier:
+        judge = judge | {"rating": judge["rating"] | {"path": rating_classifier}}
+    given = build(judge, runtime.device)(
         [Comparison(*texts) for texts in zip(table["instruction"], table["style"], first, second)]
     )
     choices = [{"first": "win", "second": "loss"}, {"first": "loss", "second": "win"}]

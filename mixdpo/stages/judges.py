@@ -28,7 +28,6 @@ from tenacity.nap import sleep_using_event
 from tenacity.wait import wait_exponential
 from tqdm import tqdm
 
-from mixdpo.data.feedback import ASPECTS
 from mixdpo.errors import UserError
 from mixdpo.provenance import durable
 
@@ -37,11 +36,13 @@ PASSING = {408, 409, 425, 429}  # statuses of an endpoint that may answer later,
 OF_THE_TEXT = {400, 413, 422}  # statuses of an endpoint that cannot answer this text
 LONGEST_WAIT = 60  # seconds between two attempts, unless the endpoint asks for more
 JUDGES: dict[str, Callable] = {}
+Scores = list[dict[str, float]]
+"""For each text its score by style."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two completions of an instruction, to be compared by one of ASPECTS."""
+    """Two completions of an instruction, to be compared by a style, one of the rated aspects."""
 
     instruction: str
     style: str
@@ -79,7 +80,8 @@ def build(spec: dict, device: str = "cpu") -> Callable[[Sequence[Comparison]], l
 class Rating:
     """The completion with the higher score wins; equal scores tie. Equal texts are scored once, so that they tie.
 
-    `scorer` is embedded, by the rules of the embedded world, or model, by the reward model in the folder `path`.
+    `scorer` is embedded, by the rules of the embedded world; model, by the reward model in the folder `path`; or
+    classifier, by what the stage rating_classifier wrote there.
     """
 
     def __init__(self, section: dict, device: str = "cpu"):
@@ -90,7 +92,8 @@ class Rating:
 
     def __call__(self, comparisons: Sequence[Comparison]) -> list[Judgement]:
         texts = list(dict.fromkeys((c.instruction, text) for c in comparisons for text in (c.first, c.second)))
-        scores = dict(zip(texts, SCORERS[self.section["scorer"]](texts, self.section, self.device), strict=True))
+        styles, scorer = list(dict.fromkeys(c.style for c in comparisons)), SCORERS[self.section["scorer"]]
+        scores = dict(zip(texts, scorer(texts, styles, self.section, self.device), strict=True))
         judgements = []
         for c in comparisons:
             first, second = (float(scores[c.instruction, text][c.style]) for text in (c.first, c.second))
@@ -104,14 +107,14 @@ class Rating:
         return judgements
 
 
-def embedded_scores(texts: Sequence[tuple[str, str]], section: dict, device: str) -> list[dict[str, float]]:
+def embedded_scores(texts: Sequence[tuple[str, str]], styles: list[str], section: dict, device: str) -> Scores:
     """Scores by style of (instruction, response) pairs, by the rules of the embedded world."""
     from mixdpo.world.feedback import ratings
 
     return [ratings(*pair) for pair in tqdm(texts, desc="ratings", unit="text", mininterval=10)]
 
 
-def model_scores(texts: Sequence[tuple[str, str]], section: dict, device: str) -> list[dict[str, float]]:
+def model_scores(texts: Sequence[tuple[str, str]], styles: list[str], section: dict, device: str) -> Scores:
     """Scores by style of (instruction, response) pairs: logits of a classifier that names the styles in id2label.
 
     The score of a classifier with one output counts for every style. Its tokenizer joins the two
@@ -131,13 +134,11 @@ def model_scores(texts: Sequence[tuple[str, str]], section: dict, device: str) -
             "name a folder that AutoModelForSequenceClassification loads"
         ) from error
     labels = model.config.id2label
-    columns = {
-        t: 0 if len(labels) == 1 else next((i for i, name in labels.items() if name == t), None) for t in ASPECTS
-    }
+    columns = {t: 0 if len(labels) == 1 else next((i for i, name in labels.items() if name == t), None) for t in styles}
     if None in columns.values() or loaded["missing_keys"]:  # transformers would initialise a missing output at random
         found = f"outputs {list(labels.values())}, untrained weights: {sorted(loaded['missing_keys']) or 'none'}"
         raise UserError(
-            f"judge.rating.path: expected a trained model with one output or outputs {', '.join(ASPECTS)} in {folder}, "
+            f"judge.rating.path: expected a trained model with one output or outputs {', '.join(styles)} in {folder}, "
             f"found {found}; name another folder or correct id2label in its config.json"
         )
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -161,7 +162,15 @@ def model_scores(texts: Sequence[tuple[str, str]], section: dict, device: str) -
     return scores
 
 
-SCORERS = {"embedded": embedded_scores, "model": model_scores}
+def classifier_scores(texts: Sequence[tuple[str, str]], styles: list[str], section: dict, device: str) -> Scores:
+    """Scores by style of (instruction, response) pairs: log-odds by the classifiers that the folder `path` holds."""
+    from mixdpo.stages.rating_classifier import scores
+
+    given = scores(texts, styles, Path(section["path"]))
+    return [dict(zip(styles, values)) for values in zip(*(given[style].tolist() for style in styles))]
+
+
+SCORERS = {"embedded": embedded_scores, "model": model_scores, "classifier": classifier_scores}
 
 
 class Refused(Exception):

@@ -11,9 +11,9 @@ from itertools import product
 
 import numpy as np
 
-from mixdpo.data.feedback import ASPECTS
 from mixdpo.errors import UserError
 
+ASPECTS = ["helpfulness", "honesty", "truthfulness", "instruction_following"]
 TOPICS = ["tea", "music", "winter"]  # few, so that a small model learns to write about the topic of the instruction
 FORMS = ["letter", "poem"]
 ASKING = ["I need a", "Give me a", "Please write a", "I would like a", "Show me a", "Write me a", "Let me have a"]

@@ -22,6 +22,18 @@ use rule job as evaluation_rewards with:
         **work("evaluation_rewards"),
 
 
+# From rated responses to training instructions: a classifier for each aspect, which judges.
+use rule light as rating_classifier with:
+    input:
+        unpack(made_from("rating_classifier")),
+    output:
+        manifest=where("rating_classifier").manifest,
+    log:
+        where("rating_classifier").log,
+    params:
+        **work("rating_classifier"),
+
+
 # From completions of a policy and of its opponents: which are preferred.
 use rule job as judgements with:
     input:

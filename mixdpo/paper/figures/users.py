@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from mixdpo.paper.figures.style import LABEL_COLOURS, LABEL_MARKERS, across, folders, letter
 from mixdpo.paper.scores import triplets_of
+from mixdpo.run.kinds import in_words
 
 
 def user_rewards(responsibilities: pd.DataFrame) -> pd.DataFrame:
@@ -39,10 +40,10 @@ def user_map(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFr
         users = user_rewards(triplets_of(folder, "validation"))
         places, explained = principal_components(users.filter(regex="^margin").to_numpy())
         users["x"], users["y"] = places.T
-        for style, colour, marker in zip(table["styles"], LABEL_COLOURS, LABEL_MARKERS):
-            if len(own := users[users["style"] == style]):
-                look = {"s": 26, "color": colour, "marker": marker, "linewidths": 0.4, "edgecolors": "white"}
-                known[style] = axis.scatter(own["x"], own["y"], **look)
+        for style, colour, marker in zip(sorted(users["style"].unique()), LABEL_COLOURS, LABEL_MARKERS):
+            own = users[users["style"] == style]
+            look = {"s": 26, "color": colour, "marker": marker, "linewidths": 0.4, "edgecolors": "white"}
+            known[style] = axis.scatter(own["x"], own["y"], **look)
         axis.set(**{f"{x}label": f"PC {i} ({100 * s:.0f} % of variance)" for i, x, s in zip((1, 2), "xy", explained)})
         axis.set_aspect("equal", adjustable="datalim")  # the limits give way, so that the panels fill the width
         axis.locator_params(nbins=6, steps=[1, 2, 5, 10])
@@ -50,7 +51,7 @@ def user_map(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFr
             axis.set_title(f"({letter(panel)}) {row['name']}")
         users["explained_x"], users["explained_y"] = explained
         lines.append(users.assign(panel=letter(panel), method=row["policy"]))
-    marks = {style.replace("_", " ").capitalize(): known[style] for style in table["styles"] if style in known}
+    marks = {in_words(style).capitalize(): known[style] for style in sorted(known)}
     axes[-1].legend(marks.values(), marks, loc="center left", bbox_to_anchor=(1.02, 0.5), handletextpad=0.2)
     numbers = pd.concat(lines, ignore_index=True).rename(columns={"style": "series"})
     first = ["panel", "series", "x", "y", "method", "user", "triplets", "explained_x", "explained_y"]

@@ -7,6 +7,8 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
+from mixdpo.data.feedback import DOMAIN
+from mixdpo.data.reviews import read_reviews
 from mixdpo.errors import UserError
 from mixdpo.method.fit import optimiser_of
 from mixdpo.method.language import token_rows, train_language_model
@@ -27,8 +29,20 @@ def train_tokenizer(texts: pd.Series, vocabulary: int, out: Path) -> GPT2Tokeniz
     return tokenizer
 
 
-def base(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reviews: Path | None = None, **_: Path) -> None:
-    """Write `model/`, a causal language model with its tokenizer; with source reviews, `curve.csv` beside it."""
+def base(
+    out: Path,
+    spec: dict,
+    *,
+    runtime: Runtime,
+    resume: Path,
+    reviews: Path | None = None,
+    feedback: Path | None = None,
+    **_: Path,
+) -> None:
+    """Write `model/`, a causal language model with its tokenizer; with source reviews, `curve.csv` beside it.
+
+    It learns reviews and, if there is `feedback`, the training instructions with their responses.
+    """
     if spec["source"] != "reviews":
         obtain("base", out, spec)
         check("base", out, AutoTokenizer.from_pretrained)
@@ -43,6 +57,8 @@ def base(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reviews: Path
             f"{reviews}: expected reviews of the splits {spec['splits']}, found {found}; "
             "correct assets.base.reviews.splits or assets.reviews"
         )
+    if feedback:
+        texts = pd.concat([texts, read_reviews(feedback, "train", [DOMAIN])["text"]])
     tokenizer = train_tokenizer(texts, spec["vocabulary"], out / "model")
     torch.manual_seed(spec["seed"])
     model = GPT2LMHeadModel(

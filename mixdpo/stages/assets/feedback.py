@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from pyarrow import ArrowInvalid
 
-from mixdpo.data.feedback import ASPECTS, COLUMNS, DOMAIN
+from mixdpo.data.feedback import DOMAIN, columns
 from mixdpo.errors import UserError
 from mixdpo.method.runtime import Runtime
 from mixdpo.stages.assets import hub
@@ -57,13 +57,13 @@ def rating(annotation: dict | None, where: str) -> float | None:
 
 
 def as_feedback(rows: list[dict], entry: dict, where: str) -> tuple[pd.DataFrame, dict]:
-    """Rows of UltraFeedback as rows of `COLUMNS`, and what was read, dropped and kept.
+    """Rows of UltraFeedback as rows with the `columns` of the entry's `aspects`; and what was read, dropped and kept.
 
     `test_share` of the kept instructions, drawn by the entry's `seed`, are test and the rest train. Rows are numbered
     from 0. A repeated instruction is dropped with its responses; then responses that are blank or lack a rating; then
     instructions with fewer than two responses left.
     """
-    counts, seen, known, kept = Counter(), set(), set(), []
+    aspects, counts, seen, known, kept = entry["aspects"], Counter(), set(), set(), []
     for number, row in enumerate(rows):
         at = f"{where}: row {number}"
         if missing := {"instruction", "completions"} - set(row):
@@ -79,8 +79,8 @@ def as_feedback(rows: list[dict], entry: dict, where: str) -> tuple[pd.DataFrame
         for completion in completions:
             response = _expect(completion, dict, "an object as response", at).get("response")
             annotations = _expect(completion.get("annotations") or {}, dict, "an object as annotations", at)
-            known |= {aspect for aspect in ASPECTS if annotations.get(aspect)}
-            ratings = [rating(annotations.get(aspect), f"{at}, {aspect}") for aspect in ASPECTS]
+            known |= {aspect for aspect, annotation in annotations.items() if annotation}
+            ratings = [rating(annotations.get(aspect), f"{at}, {aspect}") for aspect in aspects]
             if not _expect(response, str, "a string as response", at).strip():
                 counts["blank_responses"] += 1
             elif None in ratings:
@@ -91,9 +91,12 @@ def as_feedback(rows: list[dict], entry: dict, where: str) -> tuple[pd.DataFrame
             counts["too_few_responses"] += 1
         else:
             kept.append(rated)
-    if lacking := [aspect for aspect in ASPECTS if aspect not in known]:
+    if lacking := [aspect for aspect in aspects if aspect not in known]:
         found = ", ".join(sorted(known)) or "none"
-        raise UserError(f"{where}: expected annotations of {', '.join(lacking)}, found {found}; correct the data")
+        raise UserError(
+            f"{where}: expected annotations of {', '.join(lacking)}, found {found}; correct the data or "
+            "assets.feedback.aspects"
+        )
     if not kept:
         raise UserError(
             f"{where}: expected an instruction with two rated responses, found {dict(counts)}; correct the data"
@@ -105,7 +108,7 @@ def as_feedback(rows: list[dict], entry: dict, where: str) -> tuple[pd.DataFrame
             for i, responses in enumerate(kept)
             for response in responses
         ],
-        columns=COLUMNS,
+        columns=columns(aspects),
     )
     by_split = frame.groupby("split")["prompt_id"].agg(instructions="nunique", responses="size")
     names = ["instructions", "responses", "duplicate_instructions", "blank_responses", "unrated_responses"]
@@ -114,7 +117,7 @@ def as_feedback(rows: list[dict], entry: dict, where: str) -> tuple[pd.DataFrame
 
 
 def write(out: Path, rows: list[dict], entry: dict, where: str) -> None:
-    """Write `feedback.parquet` (columns of `mixdpo.data.feedback.COLUMNS`), `counts.json`, and `reviews.parquet`.
+    """Write `feedback.parquet` (see `mixdpo.data.feedback.columns`), `counts.json`, and `reviews.parquet`.
 
     That is the form in which models are trained on texts: every instruction in the entry's `template` and a response.
     """
