@@ -270,6 +270,16 @@ def test_how_many_experts_decode_a_policy_is_nothing_that_its_training_sees():
     assert spec(edited, "evaluations", "multi_reward", "reference")["top_s"] is None
 
 
+def test_only_policies_that_can_be_scaled_are():
+    edited = changed("evaluations.scales", [0.5])
+    edited["policies"]["methods"]["mix_case1"]["experts"]["encoder"] = "frozen"
+    methods = ["mix_case1", "mix_case2", "mix_case1_fixed", "dpo"]
+    policies = ["reference", *(f"{method}/seed0" for method in methods)]
+    found = [spec(edited, "evaluations", "multi_reward", policy)["scales"] for policy in policies]
+    assert found == [[], [0.5], [], [], []]
+    assert spec(edited, "evaluations", "multi_user", "user_moe_case1/seed0")["scales"] == [0.5]
+
+
 def test_a_reward_model_is_known_by_all_its_files(tmp_path):
     """The judge of the default run has none."""
     for name in "config.json", "model-2.safetensors", "model-1.safetensors", "notes.txt":

@@ -117,14 +117,14 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
         case "evaluations" if "users" in chosen:
             asked = {name: chosen["users"][name] for name in ("styles", "users_per_style", "max_prompt_tokens")}
             asked |= {"template": config["assets"]["feedback"]["template"], "per_prompt": 1}
-            return config["evaluations"] | chosen.get("evaluations", {}) | asked | decoded_by(config, policy)
+            return sampling(config, experiment, policy) | asked
         case "judgements":
             kind = config["judge"]["kind"]
             return {"judge": {"kind": kind, kind: config["judge"].get(kind, {})}}
         case "evaluations":
             asked = {"prompt_tokens": config["completions"]["prompt_tokens"], "per_prompt": 1, "split": "test"}
             asked |= {"domains": chosen["domains"]}
-            return config["evaluations"] | chosen.get("evaluations", {}) | asked | decoded_by(config, policy)
+            return sampling(config, experiment, policy) | asked
         case "tables" | "figures":
             return {"table": table or figure}
         case "page":
@@ -137,9 +137,20 @@ def method_of(config: dict, method: str) -> dict:
     return config["policies"]["methods"][method]
 
 
-def decoded_by(config: dict, policy: str) -> dict:
-    """How many experts decode a policy, those of the largest weights; null for all."""
-    return {"top_s": None if policy == "reference" else method_of(config, split_policy(policy)[0])["top_s"]}
+def sampling(config: dict, experiment: str, policy: str) -> dict:
+    """How a policy is sampled from: the experiment's settings, `top_s` (the experts of the largest weights that decode,
+    null for all), and no `scales` where the policy can't be scaled."""
+    section = config["evaluations"] | config["experiments"][experiment].get("evaluations", {})
+    method = None if policy == "reference" else split_policy(policy)[0]
+    top_s = None if method is None else method_of(config, method)["top_s"]
+    return section | {"top_s": top_s, "scales": section["scales"] if method and is_scalable(config, method) else []}
+
+
+def is_scalable(config: dict, method: str) -> bool:
+    """Are all of the method's experts heads on a frozen encoder?"""
+    chosen = method_of(config, method)["experts"]
+    others = chosen["models"] + chosen["adapters"] + len(chosen["initial"])
+    return chosen["heads"] > 0 and not others and chosen["encoder"] == "frozen"
 
 
 def experts_of(config: dict, method: str) -> int:
