@@ -229,5 +229,7 @@ def experiments_of(table: dict) -> list[str]:
 def methods_of(table: dict, experiment: str) -> list[str]:
     """The methods that a table compares within an experiment: those of its rows, and what it compares them with."""
     rows = [row for row in table.get("rows", []) if row.get("experiment", experiment) == experiment]
-    named = [entry[key] for entry in [*rows, table] for key in ("policy", "baseline", "opponent") if key in entry]
-    return list(dict.fromkeys([*named, *table.get("opponents", [])]))
+    keys = ("policy", "baseline", "ceiling", "opponent")
+    named = [entry[key] for entry in [*rows, table] for key in keys if key in entry]
+    each = [method for row in rows for method in row.get("policies", {}).values()]
+    return list(dict.fromkeys([*named, *each, *table.get("opponents", [])]))

@@ -1,0 +1,194 @@
+"""Whether experts part, and what it is worth: likelihood, style recovered, and the best expert for each reward.
+
+The unit of a claim is the training seed: intervals resample seeds and then prompts. Everything about triplets is
+measured on those of the test prompts.
+"""
+
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mixdpo.data.statistics import hierarchical, mean_and_se
+from mixdpo.paper.measures import leaders
+from mixdpo.paper.scores import head_order, policies_in, samples
+from mixdpo.paper.trials import by_prompt, matched, recovered, recovered_by_chance, triplets
+from mixdpo.paper.table import Table
+from mixdpo.paper.text import interval, number, show
+
+TRIPLET = ["prompt", "pair", "style"]
+"""Columns that name a triplet of a split."""
+
+
+def fair_trial_table(form: dict, artifacts: dict[str, Path]) -> Table:
+    """Rows are methods; the `ceiling` is one whose experts are each taught a style, `baseline` has a single expert.
+
+    −log P is that of (5), gains are the baseline's less the row's. `recovered` is the share of triplets whose expert of
+    the largest margin is that of their style, `chance` its mean when the styles of a pair are permuted, and
+    `of_ceiling` (recovered − chance) as a share of the same of the ceiling. `annotators` is the share whose likeliest
+    expert over all of their training triplets is that of their style. Of a reward, the best expert is chosen on one
+    half of the prompts and measured on the other, in SDs of the baseline's scores; `kl` (nats) is its own.
+    """
+    table, about = Table(), {"experiment": form["experiment"]}
+    ceiling = style_recovered(form, artifacts, form["ceiling"])
+    for entry in form["rows"]:
+        name, method = entry["name"], entry["policy"]
+        found = trial(form, artifacts, method, ceiling)
+        lines = {column: {"row": name, "column": column} | line for column, line in found.items()}
+        row = table.row(name, policy=method, **about)
+        row.label("Model")
+
+        def print_(heading: str, column: str, row=row, lines=lines, **how) -> None:
+            if column in lines:
+                row.number(heading, over_seeds(lines[column], **how), [lines[column]], column=column)
+
+        print_("−log P", "likelihood", digits=4)
+        print_("Gain in −log P [95 %]", "gain", digits=4, sign="+")
+        print_("Style recovered", "recovered")
+        if "recovered" in lines:
+            row.number("by chance", number(lines["recovered"]["chance"]))
+            row.number("share of the ceiling", number(lines["recovered"]["of_ceiling"], 2))
+        print_("Annotators recovered", "annotators")
+        print_("Correlation of margins", "correlation", digits=2)
+        for reward, heading in form["columns"].items():
+            print_(f"{heading}, best expert, σ", reward, sign="+")
+            print_(f"{heading}, its KL, nats", f"kl {reward}", digits=1)
+        row.number("n (seeds, prompts, triplets)", counts(lines["likelihood"]))
+    return table
+
+
+def over_seeds(line: dict, digits: int = 3, sign: str = "-") -> str:
+    """An effect with its interval, or ± its SE over seeds and prompts."""
+    if sign == "+" and not np.isnan(line["low"]):
+        return f"{number(line['mean'], digits, '+')} {interval(line['low'], line['high'], digits=digits)}"
+    return show(line["mean"], line["se"], digits, sign)
+
+
+def counts(line: dict) -> str:
+    return f"{line['seeds']}, {line['prompts']}, {line['triplets']}"
+
+
+def trial(form: dict, artifacts: dict[str, Path], method: str, ceiling: dict) -> dict[str, dict]:
+    """What `fair_trial_table` says of a method, by column; `ceiling` is `style_recovered` of the taught experts."""
+    frames, baseline = (triplets(artifacts, name, "test") for name in (method, form["baseline"]))
+    about = {"seeds": len(frames), "prompts": frames[0]["prompt"].nunique(), "triplets": len(frames[0])}
+    found = {"likelihood": line([f.assign(value=-f["log_p"]) for f in frames], form["seed"]) | about}
+    if method != form["baseline"]:
+        gains = [f.assign(value=gain(f, base)) for f, base in zip(frames, baseline, strict=True)]
+        found["gain"] = line(gains, form["seed"]) | about
+    if several(frames[0]):
+        style = style_recovered(form, artifacts, method)
+        span = ceiling["mean"] - ceiling["chance"]
+        style["of_ceiling"] = (style["mean"] - style["chance"]) / span if span else np.nan
+        found |= {"recovered": style | about, "correlation": correlation(frames) | about}
+        if told := annotators(artifacts, method, form["seed"]):
+            found["annotators"] = told
+    return found | best_experts(form, artifacts, method)
+
+
+def several(frame: pd.DataFrame) -> bool:
+    """Does a frame of triplets come from several experts?"""
+    return "margin1" in frame
+
+
+def line(frames: list[pd.DataFrame], seed: int) -> dict:
+    """Mean of `value` over seeds and prompts, a prompt's triplets averaged first, with SE and interval."""
+    return as_line(by_prompt(frames, "value"), seed)
+
+
+def as_line(values: np.ndarray, seed: int) -> dict:
+    """Mean of values (seeds, prompts) with SE and interval; NaN where there is none."""
+    if np.isnan(values).all():
+        return dict.fromkeys(("mean", "se", "low", "high"), np.nan)
+    found = hierarchical(values, seed=seed)
+    return {"mean": found.effect, "se": found.se, "low": found.low, "high": found.high}
+
+
+def gain(frame: pd.DataFrame, baseline: pd.DataFrame) -> np.ndarray:
+    """log P of every triplet less the baseline's of the same triplet."""
+    other = baseline.set_index(TRIPLET)["log_p"]
+    return frame["log_p"].to_numpy() - other.loc[pd.MultiIndex.from_frame(frame[TRIPLET])].to_numpy()
+
+
+def style_recovered(form: dict, artifacts: dict[str, Path], method: str) -> dict:
+    """Style recovered by margins on test triplets, with its interval over seeds and prompts, and `chance`."""
+    frames, rng = triplets(artifacts, method, "test"), np.random.default_rng(form["seed"])
+    chance = np.mean([recovered_by_chance(frame, form["shuffles"], rng).mean() for frame in frames])
+    return line([f.assign(value=recovered(f)) for f in frames], form["seed"]) | {"chance": chance}
+
+
+def annotators(artifacts: dict[str, Path], method: str, seed: int) -> dict | None:
+    """Share of annotators whose expert, of the largest log-likelihood of their training triplets, is that of their
+    style; None where a responsibility is not shared by annotators."""
+    files = [artifacts[f"policies:{policy}"] / "units.parquet" for policy in policies_in(artifacts, method)]
+    frames = [pd.read_parquet(file) for file in files if file.exists()]
+    if not frames or (frames[0]["style"] == "").any():
+        return None
+    hits = [matched(frame.filter(regex="^l[0-9]+$").to_numpy(), frame["style"]) for frame in frames]
+    told = [frame.assign(prompt=frame["unit"], value=hit) for frame, hit in zip(frames, hits, strict=True)]
+    return line(told, seed) | {"seeds": len(frames), "annotators": len(frames[0])}
+
+
+def correlation(frames: list[pd.DataFrame]) -> dict:
+    """Mean correlation of two experts' margins over triplets: mean and SE over seeds."""
+    values = []
+    for frame in frames:
+        r = np.corrcoef(frame.filter(regex="^margin[0-9]+$").to_numpy(), rowvar=False)
+        values.append(np.mean([r[i, j] for i, j in combinations(range(len(r)), 2)]))
+    mean, se = mean_and_se(values)
+    return {"mean": mean, "se": se}
+
+
+def experts_by_prompt(artifacts: dict[str, Path], method: str, columns: list[str], at: str = "") -> np.ndarray:
+    """Means per seed and prompt of the completions of every expert alone: (seeds, prompts, K, columns).
+
+    A column is a reward or `kl`, log π/π_ref. Seeds and prompts are in the order of their names; `at` is `@λ` of a
+    scaled policy.
+    """
+    orders = head_order(artifacts, method)
+    experts = len(next(iter(orders.values()))) if orders else 1
+    ways = ["token"] if experts == 1 else [f"expert{k}" for k in range(experts)]
+    found = []
+    for way in ways:
+        frame = samples(artifacts, method, way + at)
+        frame["kl"] = frame["log_prob"] - frame["reference_log_prob"]
+        means = frame.groupby(["seed", "prompt_id"])[columns].mean()
+        found.append(means.to_numpy().reshape(frame["seed"].nunique(), -1, len(columns)))
+    return np.stack(found, axis=2)
+
+
+def best_experts(form: dict, artifacts: dict[str, Path], method: str) -> dict[str, dict]:
+    """REWARD → the best expert's scores less the baseline's of the same seed, in σ, and `kl REWARD`, its KL."""
+    rewards, found = list(form["columns"]), {}
+    own, base = (experts_by_prompt(artifacts, name, [*rewards, "kl"]) for name in (method, form["baseline"]))
+    unit, heads = sigma(base[:, :, 0, :-1]), best_of_each(own[..., :-1])
+    best, kl = of_best(own[..., :-1], heads), of_best(np.broadcast_to(own[..., -1:], own[..., :-1].shape), heads)
+    about = {"seeds": len(own), "prompts": own.shape[1]}
+    for r, reward in enumerate(rewards):
+        if method != form["baseline"]:
+            difference = (best[..., r] - base[:, :, 0, r]) / unit[r]
+            found[reward] = as_line(difference, form["seed"]) | about
+        found[f"kl {reward}"] = as_line(kl[..., r], form["seed"]) | about
+    return found
+
+
+def sigma(scores: np.ndarray) -> np.ndarray:
+    """SD over the prompts, mean over the seeds, of scores (seeds, prompts, rewards); 1 where all are alike."""
+    found = scores.std(axis=1, ddof=1).mean(axis=0)
+    return np.where(found, found, 1.0)
+
+
+def best_of_each(scores: np.ndarray) -> np.ndarray:
+    """Which expert each seed has for each reward, as `leaders` chooses it; the only one where there is but one.
+
+    Scores (seeds, prompts, K, rewards) → (seeds, prompts, rewards).
+    """
+    chosen = np.stack([leaders(one) for one in scores])
+    return np.zeros_like(chosen) if scores.shape[2] == 1 else chosen
+
+
+def of_best(values: np.ndarray, heads: np.ndarray) -> np.ndarray:
+    """Values (seeds, prompts, K, rewards) of the chosen experts: (seeds, prompts, rewards), NaN where there is none."""
+    found = np.take_along_axis(values, heads.clip(0)[:, :, None], axis=2)[:, :, 0]
+    return np.where(heads < 0, np.nan, found)
