@@ -18,7 +18,7 @@ from tabulate import tabulate
 from mixdpo.fields import merged
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
-from mixdpo.paper.scores import recovery
+from mixdpo.paper.recovery import recovery
 from mixdpo.paper.users import users_of_experts
 from mixdpo.run.config import configuration, method_of
 from mixdpo.stages.policies import policies

@@ -1,24 +1,34 @@
 """Statistics over prompts and seeds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 RESAMPLES = 9999
 """Resamples of every bootstrap."""
 
 
 def mean_and_se(values) -> tuple[float, float]:
-    """Mean and its standard error SD/√n (ddof = 1); the SE of a single value is NaN."""
+    """Mean and standard error of values over units, or of (seeds × units), where it is that of `hierarchical`.
+
+    Over units alone, or with a single seed, it is SD/√n (ddof = 1); the SE of a single value is NaN.
+    """
     values = np.asarray(values, dtype=float)
+    if values.ndim == 2 and len(values) > 1:
+        mean, seeds, common, _ = _parts(values)
+        return mean, float(np.hypot(seeds, common))
+    values = values.ravel()
     return float(values.mean()), float(stats.sem(values)) if len(values) > 1 else float("nan")
 
 
 @dataclass(frozen=True)
 class Effect:
-    """An effect with its standard error, 95 % interval [low, high], p of "no effect", and n, the units behind it."""
+    """An effect with its standard error, 95 % interval [low, high], p of "no effect", and n, the units behind it.
+
+    `seeds` is how many trainings are behind it, 0 if none takes part; `se_seeds` is the part of the SE that they add.
+    """
 
     effect: float
     se: float
@@ -26,6 +36,74 @@ class Effect:
     high: float
     p: float
     n: int
+    seeds: int = 0
+    se_seeds: float = 0.0
+
+
+def hierarchical(values, others=None, *, seed: int = 0) -> Effect:
+    """Mean of values (seeds × units), less that of `others` (the same seeds × other units).
+
+    It holds for new seeds and new units. Units (prompts) are the same in every seed, so the two are crossed, not
+    nested: a value is μ + a_seed + b_unit + c. The SE is √(σ̂²(means of seeds)/S + σ̂_b²/P), which is what resampling
+    seeds and then units comes to, less the bias of few seeds. Percentiles of that bootstrap cover 0.77 to 0.80 for 0.95
+    when 3 seeds vary most. So the interval is ± √((t·SE of the seeds)² + (z·σ̂_b/√P)²), t with S − 1 degrees of
+    freedom, and p is the level of the interval that ends at zero.
+
+    Of a single seed there is the interval over units of `paired` or `unpaired`, with `seed` for its bootstrap, and p is
+    NaN. NaN is a missing value.
+    """
+    groups = [_rows(values)] if others is None else [_rows(values), _rows(others)]
+    trained = len(groups[0])
+    if trained == 1:
+        own = [group[0][~np.isnan(group[0])] for group in groups]
+        found = unpaired(*own, seed) if len(own) == 2 else paired(own[0], np.zeros(len(own[0])), seed)
+        return replace(found, p=float("nan"), seeds=1)
+    parts = [_parts(group) for group in groups]
+    effect = parts[0][0] - (parts[1][0] if len(parts) == 2 else 0.0)
+    by_seed = parts[0][3] - (parts[1][3] if len(parts) == 2 else 0.0)
+    own, common = float(stats.sem(by_seed)), float(np.hypot.reduce([part[2] for part in parts]))
+    half = _quantile(0.05, own, common, trained)
+    p, n = _two_sided(abs(effect), own, common, trained), sum(group.shape[1] for group in groups)
+    return Effect(effect, float(np.hypot(own, common)), effect - half, effect + half, p, n, trained, own)
+
+
+def _rows(values) -> np.ndarray:
+    """(seeds × units), without units that have no value."""
+    values = np.atleast_2d(np.asarray(values, dtype=float))
+    return values[:, ~np.isnan(values).all(axis=0)]
+
+
+def _parts(values: np.ndarray) -> tuple[float, float, float, np.ndarray]:
+    """Mean over seeds of their means, its SE over seeds, the SE of what units have in common, and the seeds' means."""
+    values = _rows(values)
+    seeds, units = values.shape
+    by_seed, by_unit = np.nanmean(values, axis=1), np.nanmean(values, axis=0)
+    mean = float(by_seed.mean())
+    if units == 1:
+        return mean, float(stats.sem(by_seed)), 0.0, by_seed
+    rest = values - by_seed[:, None] - by_unit + mean
+    noise = np.nansum(rest**2) / ((seeds - 1) * (units - 1)) / seeds
+    common = max(0.0, by_unit.var(ddof=1) - noise) / units
+    return mean, float(stats.sem(by_seed)), float(np.sqrt(common)), by_seed
+
+
+def _quantile(alpha: float, seeds: float, common: float, trained: int) -> float:
+    """Half the width of an interval at level 1 − alpha of an effect with these parts of its SE."""
+    return float(np.hypot(stats.t.isf(alpha / 2, trained - 1) * seeds, stats.norm.isf(alpha / 2) * common))
+
+
+def _two_sided(distance: float, seeds: float, common: float, trained: int) -> float:
+    """The alpha whose `_quantile` is `distance`."""
+    if distance == 0 or seeds == common == 0:
+        return float(distance == 0)
+
+    def beyond(log_alpha: float) -> float:
+        return _quantile(np.exp(log_alpha), seeds, common, trained) - distance
+
+    least, most = -700.0, -1e-12
+    if beyond(least) < 0 or beyond(most) > 0:
+        return float(beyond(most) > 0)
+    return float(np.exp(optimize.brentq(beyond, least, most)))
 
 
 def paired(a, b, seed: int) -> Effect:
@@ -71,11 +149,21 @@ def proportion(share: float, n: int, chance: float = 0.0) -> Effect:
     return Effect(share - chance, float(np.sqrt(share * (1 - share) / n)), low - chance, high - chance, p, n)
 
 
-def equivalence(effect: float, se: float, target: float, margin: float) -> float:
-    """p of two one-sided z-tests (TOST): small if the effect lies within `margin` of `target`."""
-    if se == 0:
-        return float(abs(effect - target) >= margin)
-    return float(stats.norm.sf((margin - abs(effect - target)) / se))
+def equivalence(found: Effect, target: float, margin: float) -> float:
+    """p of two one-sided tests (TOST): small if the effect lies within `margin` of `target`.
+
+    By z, or, of several seeds, as in `hierarchical`; NaN of one seed.
+    """
+    distance = margin - abs(found.effect - target)
+    if found.seeds == 1:
+        return float("nan")
+    if found.seeds:
+        common = float(np.sqrt(max(0.0, found.se**2 - found.se_seeds**2)))
+        p = _two_sided(abs(distance), found.se_seeds, common, found.seeds) / 2
+        return p if distance > 0 else 1 - p
+    if found.se == 0:
+        return float(distance <= 0)
+    return float(stats.norm.sf(distance / found.se))
 
 
 def against_published(mean: float, se: float, published_mean: float, published_se: float) -> tuple[float, float]:

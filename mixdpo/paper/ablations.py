@@ -8,7 +8,8 @@ import pandas as pd
 
 from mixdpo.data.statistics import mean_and_se
 from mixdpo.paper.rewards import level
-from mixdpo.paper.scores import per_prompt, policies_in, recovery, samples
+from mixdpo.paper.recovery import recovery
+from mixdpo.paper.scores import per_prompt, policies_in, samples
 from mixdpo.paper.table import Table
 from mixdpo.paper.text import number, show
 

@@ -91,7 +91,7 @@ def judged(form: dict, rows: list[dict], artifacts: dict[str, Path]) -> pd.DataF
             line |= {f"{key}_sigma": line[key] / own for key in ("effect", "low", "high")}
             line["shown"] = show_claim(row, found.effect, found.se, line["effect_sigma"])
             if row["test"] == "equal":
-                line["p"] = equivalence(found.effect, found.se, row["target"], row["margin"])
+                line["p"] = equivalence(found, row["target"], row["margin"])
         lines.append(line)
     cells = pd.DataFrame(lines)
     cells["p_holm"] = holm(cells["p"])

@@ -12,13 +12,13 @@ from sklearn.naive_bayes import MultinomialNB
 from sklearn.neighbors import KNeighborsClassifier
 
 from mixdpo.data.statistics import Effect, paired, proportion, unpaired
+from mixdpo.paper.recovery import recovery
 from mixdpo.paper.scores import (
     head_order,
     learned_differences,
     moved_rows,
     per_prompt,
     policies_in,
-    recovery,
     samples,
 )
 from mixdpo.paper.users import judgements_of, pooled

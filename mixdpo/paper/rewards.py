@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from mixdpo.data.statistics import mean_and_se
-from mixdpo.paper.scores import head_order, per_prompt, recovery, samples
+from mixdpo.paper.recovery import recovery
+from mixdpo.paper.scores import head_order, per_prompt, samples
 from mixdpo.paper.table import Table
 from mixdpo.paper.text import beside, in_print, number, show
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
-from sklearn.metrics.cluster import contingency_matrix
 
 from mixdpo.run.layout import split_policy
 
@@ -21,6 +20,12 @@ def policies_in(artifacts: dict[str, Path], method: str, stage: str = "policies"
     return [policy for kind, _, policy in names if kind == stage and split_policy(policy)[0] == method]
 
 
+def triplets_of(policy: Path, split: str = "test") -> pd.DataFrame:
+    """Rows of a policy's responsibilities.parquet of one split."""
+    found = pd.read_parquet(policy / "responsibilities.parquet")
+    return found[found["split"] == split].reset_index(drop=True)
+
+
 def head_order(artifacts: dict[str, Path], method: str) -> dict[str, list[int]]:
     """For every seed's policy: which of its experts is shown as head 0, 1, …
 
@@ -29,7 +34,7 @@ def head_order(artifacts: dict[str, Path], method: str) -> dict[str, list[int]]:
     """
     profiles = {}
     for policy in policies_in(artifacts, method):
-        table = pd.read_parquet(artifacts[f"policies:{policy}"] / "responsibilities.parquet")
+        table = triplets_of(artifacts[f"policies:{policy}"], "validation")
         q = sorted(table.filter(regex="^q[0-9]+$"), key=lambda name: int(name[1:]))
         labels = [c for c in ("style", "domain") if c in table]
         means = [table.groupby(c)[q].mean() for c in labels]
@@ -72,16 +77,13 @@ def scored(completions: Path, rewards: Path) -> pd.DataFrame:
 
 
 def per_prompt(frame: pd.DataFrame, column: str) -> pd.Series:
-    """Mean over training seeds for each test prompt, from which the standard error over prompts is taken."""
+    """Mean over training seeds for each test prompt."""
     return frame.groupby("prompt_id")[column].mean()
 
 
-def recovery(responsibilities: pd.DataFrame) -> float:
-    """Share of triplets whose likeliest expert is that of their style, with the best matching of experts to styles."""
-    q = responsibilities.filter(regex="^q").to_numpy()
-    counts = contingency_matrix(q.argmax(axis=1), responsibilities["style"])
-    rows, columns = linear_sum_assignment(-counts)
-    return counts[rows, columns].sum() / counts.sum()
+def by_seed(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Means of `column`, (seeds × test prompts), for `hierarchical` and `mean_and_se`. `frame` has a column seed."""
+    return frame.groupby(["seed", "prompt_id"])[column].mean().unstack()
 
 
 def learned_differences(policy: Path, reference: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from mixdpo.data.statistics import mean_and_se
-from mixdpo.paper.scores import head_order, per_prompt, policies_in, recovery
+from mixdpo.paper.recovery import recovery
+from mixdpo.paper.scores import head_order, per_prompt, policies_in
 from mixdpo.paper.table import Table
 from mixdpo.paper.text import beside, in_print, number, percent, show
 from mixdpo.stages.judgements import PAIR, by_length, decoded, pair_scores, win_rate
