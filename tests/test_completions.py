@@ -197,7 +197,9 @@ def test_only_heads_on_a_frozen_encoder_are_scaled(model_folder, runtime):
     with torch.no_grad():
         trained.encoder.wte.weight[0] += 1.0
     for policy in three_experts(model_folder, runtime), trained, Policy.from_language_model(base, independent_models=1):
-        with pytest.raises(UserError, match=r"^evaluations\.scales: expected experts that are heads on the reference's"):
+        with pytest.raises(
+            UserError, match=r"^evaluations\.scales: expected experts that are heads on the reference's"
+        ):
             policy.scaled(0.5, base)
 
 

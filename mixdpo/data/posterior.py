@@ -17,7 +17,7 @@ def posterior(prior: np.ndarray, margins: np.ndarray) -> np.ndarray:
     return np.exp(scores - logsumexp(scores, axis=-1, keepdims=True))
 
 
-def preferred(weights: np.ndarray, margins: np.ndarray) -> np.ndarray:
+def log_preference(weights: np.ndarray, margins: np.ndarray) -> np.ndarray:
     """log P(y⁺ ≻ y⁻) of (5) under the experts' weights: weights and margins (…, K) → (…)."""
     with np.errstate(divide="ignore"):
         return logsumexp(np.log(weights) + log_expit(margins), axis=-1)

@@ -4,16 +4,15 @@ The unit of a claim is the training seed: intervals resample seeds and then prom
 measured on those of the test prompts.
 """
 
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from mixdpo.data.statistics import hierarchical, mean_and_se
+from mixdpo.data.statistics import by_cluster, hierarchical, mean_and_se
 from mixdpo.paper.measures import leaders
-from mixdpo.paper.scores import head_order, policies_in, samples
-from mixdpo.paper.trials import by_prompt, matched, recovered, recovered_by_chance, triplets
+from mixdpo.paper.recovery import correlation_of_margins, named_by, recovered_by_seed
+from mixdpo.paper.scores import head_order, policies_in, samples, triplets_of
 from mixdpo.paper.table import Table
 from mixdpo.paper.text import interval, number, show
 
@@ -24,14 +23,14 @@ TRIPLET = ["prompt", "pair", "style"]
 def fair_trial_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """Rows are methods; the `ceiling` is one whose experts are each taught a style, `baseline` has a single expert.
 
-    −log P is that of (5), gains are the baseline's less the row's. `recovered` is the share of triplets whose expert of
-    the largest margin is that of their style, `chance` its mean when the styles of a pair are permuted, and
-    `of_ceiling` (recovered − chance) as a share of the same of the ceiling. `annotators` is the share whose likeliest
-    expert over all of their training triplets is that of their style. Of a reward, the best expert is chosen on one
+    −log P is that of (5), the gain in log P the baseline's −log P less the row's. `recovered` is the share of triplets whose expert of
+    the largest margin is that of their style, `chance` the same if the styles of a pair are permuted, and `of_ceiling`
+    (recovered − chance) as a share of the same of the ceiling. `annotators` is the share whose likeliest expert over
+    all of their training triplets is that of their style. Of a reward, the best expert is chosen on one
     half of the prompts and measured on the other, in SDs of the baseline's scores; `kl` (nats) is its own.
     """
     table, about = Table(), {"experiment": form["experiment"]}
-    ceiling = style_recovered(form, artifacts, form["ceiling"])
+    ceiling = style_recovered(artifacts, form["ceiling"])
     for entry in form["rows"]:
         name, method = entry["name"], entry["policy"]
         found = trial(form, artifacts, method, ceiling)
@@ -40,15 +39,14 @@ def fair_trial_table(form: dict, artifacts: dict[str, Path]) -> Table:
         row.label("Model")
 
         def print_(heading: str, column: str, row=row, lines=lines, **how) -> None:
-            if column in lines:
-                row.number(heading, over_seeds(lines[column], **how), [lines[column]], column=column)
+            line = lines.get(column)
+            row.number(heading, over_seeds(line, **how) if line else "–", [line] if line else [], column=column)
 
         print_("−log P", "likelihood", digits=4)
-        print_("Gain in −log P [95 %]", "gain", digits=4, sign="+")
+        print_("Gain in log P [95 %]", "gain", digits=4, sign="+")
         print_("Style recovered", "recovered")
-        if "recovered" in lines:
-            row.number("by chance", number(lines["recovered"]["chance"]))
-            row.number("share of the ceiling", number(lines["recovered"]["of_ceiling"], 2))
+        row.number("by chance", number(lines.get("recovered", {}).get("chance", np.nan)))
+        row.number("share of the ceiling", number(lines.get("recovered", {}).get("of_ceiling", np.nan), 2))
         print_("Annotators recovered", "annotators")
         print_("Correlation of margins", "correlation", digits=2)
         for reward, heading in form["columns"].items():
@@ -71,37 +69,39 @@ def counts(line: dict) -> str:
 
 def trial(form: dict, artifacts: dict[str, Path], method: str, ceiling: dict) -> dict[str, dict]:
     """What `fair_trial_table` says of a method, by column; `ceiling` is `style_recovered` of the taught experts."""
-    frames, baseline = (triplets(artifacts, name, "test") for name in (method, form["baseline"]))
+    frames, baseline = (triplets_by_seed(artifacts, name) for name in (method, form["baseline"]))
     about = {"seeds": len(frames), "prompts": frames[0]["prompt"].nunique(), "triplets": len(frames[0])}
-    found = {"likelihood": line([f.assign(value=-f["log_p"]) for f in frames], form["seed"]) | about}
+    found = {"likelihood": by_prompt(frames, [-frame["log_p"] for frame in frames]) | about}
     if method != form["baseline"]:
-        gains = [f.assign(value=gain(f, base)) for f, base in zip(frames, baseline, strict=True)]
-        found["gain"] = line(gains, form["seed"]) | about
-    if several(frames[0]):
-        style = style_recovered(form, artifacts, method)
-        span = ceiling["mean"] - ceiling["chance"]
+        gains = [gain(frame, base) for frame, base in zip(frames, baseline, strict=True)]
+        found["gain"] = by_prompt(frames, gains) | about
+    if "margin1" in frames[0]:
+        style, span = style_recovered(artifacts, method), ceiling["mean"] - ceiling["chance"]
         style["of_ceiling"] = (style["mean"] - style["chance"]) / span if span else np.nan
-        found |= {"recovered": style | about, "correlation": correlation(frames) | about}
-        if told := annotators(artifacts, method, form["seed"]):
+        policies = [artifacts[f"policies:{policy}"] for policy in policies_in(artifacts, method)]
+        mean, se = mean_and_se([correlation_of_margins(policy) for policy in policies])
+        found |= {"recovered": style | about, "correlation": {"mean": mean, "se": se, "seeds": len(policies)}}
+        if told := annotators(policies):
             found["annotators"] = told
     return found | best_experts(form, artifacts, method)
 
 
-def several(frame: pd.DataFrame) -> bool:
-    """Does a frame of triplets come from several experts?"""
-    return "margin1" in frame
+def triplets_by_seed(artifacts: dict[str, Path], method: str) -> list[pd.DataFrame]:
+    """Test triplets of each of a method's policies, experts as they were trained."""
+    return [triplets_of(artifacts[f"policies:{policy}"]) for policy in policies_in(artifacts, method)]
 
 
-def line(frames: list[pd.DataFrame], seed: int) -> dict:
-    """Mean of `value` over seeds and prompts, a prompt's triplets averaged first, with SE and interval."""
-    return as_line(by_prompt(frames, "value"), seed)
+def by_prompt(frames: list[pd.DataFrame], values: list) -> dict:
+    """Mean over seeds of what every triplet has, with SE and interval over seeds and prompts."""
+    return as_line([by_cluster(own, frame["prompt"]) for own, frame in zip(values, frames, strict=True)])
 
 
-def as_line(values: np.ndarray, seed: int) -> dict:
-    """Mean of values (seeds, prompts) with SE and interval; NaN where there is none."""
+def as_line(values) -> dict:
+    """Mean of values (seeds, units) with SE and interval; NaN where there is none."""
+    values = np.asarray(values, float)
     if np.isnan(values).all():
         return dict.fromkeys(("mean", "se", "low", "high"), np.nan)
-    found = hierarchical(values, seed=seed)
+    found = hierarchical(values)
     return {"mean": found.effect, "se": found.se, "low": found.low, "high": found.high}
 
 
@@ -111,33 +111,23 @@ def gain(frame: pd.DataFrame, baseline: pd.DataFrame) -> np.ndarray:
     return frame["log_p"].to_numpy() - other.loc[pd.MultiIndex.from_frame(frame[TRIPLET])].to_numpy()
 
 
-def style_recovered(form: dict, artifacts: dict[str, Path], method: str) -> dict:
+def style_recovered(artifacts: dict[str, Path], method: str) -> dict:
     """Style recovered by margins on test triplets, with its interval over seeds and prompts, and `chance`."""
-    frames, rng = triplets(artifacts, method, "test"), np.random.default_rng(form["seed"])
-    chance = np.mean([recovered_by_chance(frame, form["shuffles"], rng).mean() for frame in frames])
-    return line([f.assign(value=recovered(f)) for f in frames], form["seed"]) | {"chance": chance}
+    share, chance = recovered_by_seed(artifacts, method)
+    return as_line(share) | {"chance": float(chance.to_numpy().mean())}
 
 
-def annotators(artifacts: dict[str, Path], method: str, seed: int) -> dict | None:
+def annotators(policies: list[Path]) -> dict | None:
     """Share of annotators whose expert, of the largest log-likelihood of their training triplets, is that of their
-    style; None where a responsibility is not shared by annotators."""
-    files = [artifacts[f"policies:{policy}"] / "units.parquet" for policy in policies_in(artifacts, method)]
-    frames = [pd.read_parquet(file) for file in files if file.exists()]
-    if not frames or (frames[0]["style"] == "").any():
-        return None
-    hits = [matched(frame.filter(regex="^l[0-9]+$").to_numpy(), frame["style"]) for frame in frames]
-    told = [frame.assign(prompt=frame["unit"], value=hit) for frame, hit in zip(frames, hits, strict=True)]
-    return line(told, seed) | {"seeds": len(frames), "annotators": len(frames[0])}
-
-
-def correlation(frames: list[pd.DataFrame]) -> dict:
-    """Mean correlation of two experts' margins over triplets: mean and SE over seeds."""
-    values = []
-    for frame in frames:
-        r = np.corrcoef(frame.filter(regex="^margin[0-9]+$").to_numpy(), rowvar=False)
-        values.append(np.mean([r[i, j] for i, j in combinations(range(len(r)), 2)]))
-    mean, se = mean_and_se(values)
-    return {"mean": mean, "se": se}
+    style; None where no responsibility is an annotator's. Experts are named on validation triplets."""
+    right = []
+    for policy in policies:
+        if not (policy / "units.parquet").exists():
+            return None
+        units, names = pd.read_parquet(policy / "units.parquet"), named_by(triplets_of(policy, "validation"))
+        experts = units[[f"l{k}" for k in range(len(names))]].to_numpy().argmax(axis=1)
+        right.append(names[experts] == units["style"])
+    return as_line(right) | {"seeds": len(right), "annotators": len(units)}
 
 
 def experts_by_prompt(artifacts: dict[str, Path], method: str, columns: list[str], at: str = "") -> np.ndarray:
@@ -168,8 +158,8 @@ def best_experts(form: dict, artifacts: dict[str, Path], method: str) -> dict[st
     for r, reward in enumerate(rewards):
         if method != form["baseline"]:
             difference = (best[..., r] - base[:, :, 0, r]) / unit[r]
-            found[reward] = as_line(difference, form["seed"]) | about
-        found[f"kl {reward}"] = as_line(kl[..., r], form["seed"]) | about
+            found[reward] = as_line(difference) | about
+        found[f"kl {reward}"] = as_line(kl[..., r]) | about
     return found
 
 

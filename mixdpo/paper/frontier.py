@@ -84,7 +84,10 @@ def frontier_table(form: dict, artifacts: dict[str, Path]) -> Table:
             name = entry["name"] + part["name"]
             row = table.row(name, experiment=form["experiment"], policy=method, decoding=part["decoding"])
             row.label("Model")
-            cells = {heading: (reward, part["rewards"][..., r]) for r, (reward, heading) in enumerate(form["columns"].items())}
+            cells = {
+                heading: (reward, part["rewards"][..., r])
+                for r, (reward, heading) in enumerate(form["columns"].items())
+            }
             cells["KL(π ‖ π_ref), nats"] = "kl", part["kl"]
             if not alone:
                 for r, (reward, heading) in enumerate(form["columns"].items()):
@@ -93,7 +96,7 @@ def frontier_table(form: dict, artifacts: dict[str, Path]) -> Table:
                 cells["Equal KL, nats"] = "equal kl", part["equal"]
             for heading, (column, values) in cells.items():
                 if values is not None:
-                    line = {"row": name, "column": column} | as_line(values, form["seed"])
+                    line = {"row": name, "column": column} | as_line(values)
                     sign, digits = "+" if "−" in heading else "-", 1 if "nats" in heading else 3
                     row.number(heading, over_seeds(line, digits, sign), [line], column=column)
             row.number("n (seeds, prompts)", ", ".join(map(str, part["rewards"].shape[:2])))

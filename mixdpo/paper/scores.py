@@ -63,7 +63,9 @@ def samples(artifacts: dict[str, Path], method: str, decoding: str = "token") ->
             ]
         else:
             expert, at, scale = decoding.removeprefix("expert").partition("@")
-            frame = frame[frame["decoding"] == (f"expert{order[int(expert)]}{at}{scale}" if expert.isdigit() else decoding)]
+            frame = frame[
+                frame["decoding"] == (f"expert{order[int(expert)]}{at}{scale}" if expert.isdigit() else decoding)
+            ]
         frames.append(frame.assign(seed=split_policy(policy)[1]))
     return pd.concat(frames, ignore_index=True)
 

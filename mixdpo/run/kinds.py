@@ -163,7 +163,7 @@ KINDS = {
     "new_users": Kind(
         "mixdpo.paper.new_users",
         "new_users_table",
-        policies=("policies", "completions", "judgements"),
+        policies=("policies", "judgements"),
         statistic="mean over seeds and prompts ± SE, each averaged over draws of the comparisons first",
     ),
     "posteriors": Kind("mixdpo.paper.figures.posteriors", "posteriors", ("policies",), ("sft",), figure=True),
@@ -174,7 +174,7 @@ KINDS = {
     "annotators": Kind("mixdpo.paper.figures.annotators", "annotators", SAMPLES, figure=True),
     "frontier_map": Kind("mixdpo.paper.figures.frontier", "frontier_map", SAMPLES, figure=True),
     "new_users_curve": Kind(
-        "mixdpo.paper.figures.new_users", "new_users_curve", ("policies", "completions", "judgements"), figure=True
+        "mixdpo.paper.figures.new_users", "new_users_curve", ("policies", "judgements"), figure=True
     ),
     "forest": Kind("mixdpo.paper.figures.forest", "forest", (*SAMPLES, "judgements"), ("sft", "gates"), figure=True),
 }

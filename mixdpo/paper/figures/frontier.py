@@ -27,7 +27,7 @@ def differences(form: dict, own: Frontier, base: Frontier, names: list[str]) -> 
     unit, lines = sigma(base.rewards[-1, :, :, 0]), []
     for k, name in enumerate(names):
         for r, reward in enumerate(form["columns"]):
-            found = as_line(gains[:, :, k, r] / unit[r], form["seed"])
+            found = as_line(gains[:, :, k, r] / unit[r])
             lines.append({"series": name, "reward": reward, "x": kl[:, k].mean(), "y": found.pop("mean")} | found)
     return pd.DataFrame(lines)
 
@@ -42,6 +42,8 @@ def frontier_map(form: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.Dat
     looks = dict(zip(heads, zip(HEAD_COLOURS, HEAD_MARKERS, HEAD_LINES))) | {"DPO": (GREY, ".", "-")}
     figure, columns = across(3.6), len(form["columns"])
     grid = figure.subplots(2, columns, height_ratios=(1.6, 1), squeeze=False)
+    for axis in grid[1, 1:]:
+        axis.sharey(grid[1, 0])
     for c, (reward, heading) in enumerate(form["columns"].items()):
         above, below = grid[:, c]
         for name, (colour, marker, dashes) in looks.items():
