@@ -18,7 +18,7 @@ from tabulate import tabulate
 from mixdpo.fields import merged
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
-from mixdpo.paper.recovery import recovery
+from mixdpo.paper.recovery import at_their_expert
 from mixdpo.paper.users import users_of_experts
 from mixdpo.run.config import configuration, method_of
 from mixdpo.stages.policies import policies
@@ -33,7 +33,7 @@ def measure(spec: dict, folder: Path, prompts: pd.DataFrame, runtime: Runtime) -
         after = json.loads((Path(out) / "validation.json").read_text())["after"]
     w = policy.log_weights(prompts["prompt_ids"].tolist(), prompts["user"].tolist()).exp().detach().numpy()
     weights = prompts[["user", "style"]].join(pd.DataFrame(w).add_prefix("w"))
-    share = recovery(users_of_experts(weights, list(range(policy.experts))))
+    share = at_their_expert(users_of_experts(weights, list(range(policy.experts)))).mean()
     figures = {"largest w": w.max(axis=1).mean(), "nll": after["nll"], "accuracy": after["accuracy"]}
     return {"seed": spec["seed"], "users at their expert": share} | figures
 

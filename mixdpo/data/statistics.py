@@ -16,10 +16,12 @@ def mean_and_se(values) -> tuple[float, float]:
     Over units alone, or with a single seed, it is SD/√n (ddof = 1); the SE of a single value is NaN.
     """
     values = np.asarray(values, dtype=float)
-    if values.ndim == 2 and len(values) > 1:
+    if values.ndim == 2 and len(values) > 1 and values.size:
         mean, seeds, common, _ = _parts(values)
         return mean, float(np.hypot(seeds, common))
-    values = values.ravel()
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return float("nan"), float("nan")
     return float(values.mean()), float(stats.sem(values)) if len(values) > 1 else float("nan")
 
 
@@ -147,6 +149,19 @@ def proportion(share: float, n: int, chance: float = 0.0) -> Effect:
     low, high = proportion_confint(successes, n, method="wilson")
     p = float(stats.binomtest(successes, n, chance, alternative="greater").pvalue)
     return Effect(share - chance, float(np.sqrt(share * (1 - share) / n)), low - chance, high - chance, p, n)
+
+
+def share(values, chance: float = 0.0) -> Effect:
+    """Share of units that are right, values in [0, 1] of (seeds × units), less `chance`, as `hierarchical`.
+
+    Where all values agree, resampling finds no spread; so the interval holds Wilson's of one seed's units.
+    """
+    values = _rows(values)
+    one = proportion(float(np.nanmean(values)), values.shape[1], chance)
+    if len(values) == 1:
+        return replace(one, p=float("nan"), seeds=1)
+    found = hierarchical(values - chance)
+    return replace(found, low=min(found.low, one.low), high=max(found.high, one.high))
 
 
 def equivalence(found: Effect, target: float, margin: float) -> float:

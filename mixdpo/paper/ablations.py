@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from mixdpo.data.statistics import mean_and_se
+from mixdpo.paper.recovery import recovered_by_seed
 from mixdpo.paper.rewards import level
-from mixdpo.paper.recovery import recovery
-from mixdpo.paper.scores import per_prompt, policies_in, samples
+from mixdpo.paper.scores import policies_in, samples, triplets_of
 from mixdpo.paper.table import Table
 from mixdpo.paper.text import number, show
 
@@ -30,11 +30,11 @@ def seconds_per_step(artifacts: dict[str, Path], experiment: str, method: str) -
 
 
 def ablations_table(form: dict, artifacts: dict[str, Path]) -> Table:
-    """One choice of the method at a time: rewards, entropy of w on test prompts and of q on validation triplets, cost.
+    """One choice of the method at a time: rewards, entropy of w on test prompts and of q on test triplets, cost.
 
-    Entropies are in nats; `of log K` is their share of the largest possible. `recovered` is the best-permutation
-    accuracy of argmax_k q_k for the style. Seconds per step are the wall seconds of the training job, imports and
-    validation included, over its steps.
+    Entropies are in nats; `of log K` is their share of the largest possible. A style is recovered where the expert of
+    the largest margin is that of the triplet's style. Seconds per step are the wall seconds of the
+    training job, imports and validation included, over its steps.
     """
     table = Table()
     for entry in form["rows"]:
@@ -44,7 +44,7 @@ def ablations_table(form: dict, artifacts: dict[str, Path]) -> Table:
         for reward, heading in form["columns"].items():
             ours = level(name, reward, frame)
             row.number(heading, show(ours["mean"], ours["se"]), [ours], column=reward, decoding=decoding)
-        weights, q, recovered = certainty(artifacts, method)
+        weights, q, recovered, triplets = certainty(artifacts, method)
         for letter, values, experts in ("w", *weights), ("q", *q):
             (mean, se), heading = mean_and_se(values), f"Entropy of {letter}, nats (of log K)"
             share = mean / np.log(experts)
@@ -53,19 +53,19 @@ def ablations_table(form: dict, artifacts: dict[str, Path]) -> Table:
         seconds = seconds_per_step(artifacts, form["experiment"], method)
         for heading, mean in ("Style recovered", recovered), ("Seconds a step, with imports", seconds):
             row.number(heading, number(mean), [{"row": name, "column": heading, "mean": mean}])
-        row.number("n (prompts, triplets)", f"{frame['prompt_id'].nunique()}, {len(q[0])}")
+        row.number("n (prompts, triplets)", f"{frame['prompt_id'].nunique()}, {triplets}")
     return table
 
 
-def certainty(artifacts: dict[str, Path], method: str) -> tuple[tuple, tuple, float]:
-    """Entropies of w per test prompt and of q per validation triplet, each with K; the share of styles recovered."""
-    weights, q, recovered = [], [], []
+def certainty(artifacts: dict[str, Path], method: str) -> tuple[tuple, tuple, float, int]:
+    """Entropies of w by test prompt and of q by test triplet, (seeds × those), each with K; the share of styles
+    recovered, and the number of triplets."""
+    weights, q, experts = [], [], 1
     for policy in policies_in(artifacts, method):
         w = pd.read_parquet(artifacts[f"completions:{policy}"] / "weights.parquet")
-        weights.append(w[["prompt_id"]].assign(entropy=entropy(w.filter(regex="^w[0-9]+$").to_numpy())))
-        triplets = pd.read_parquet(artifacts[f"policies:{policy}"] / "responsibilities.parquet")
-        shares = triplets.filter(regex="^q[0-9]+$")
-        q.append(entropy(shares.to_numpy()))
-        recovered.append(recovery(triplets[["style"]].join(shares)))
-    experts = shares.shape[1]
-    return (per_prompt(pd.concat(weights), "entropy"), experts), (np.mean(q, axis=0), experts), np.mean(recovered)
+        weights.append(entropy(w.filter(regex="^w[0-9]+$").to_numpy()))
+        shares = triplets_of(artifacts[f"policies:{policy}"]).filter(regex="^q[0-9]+$").to_numpy()
+        q.append(entropy(shares))
+        experts = shares.shape[1]
+    recovered = float(recovered_by_seed(artifacts, method)[0].to_numpy().mean())
+    return (np.stack(weights), experts), (np.stack(q), experts), recovered, len(shares)

@@ -13,20 +13,21 @@ from mixdpo.run.kinds import in_words, within
 
 ALPHA = 0.05
 CLAIM_COLUMNS = ["claim", "text", "where", "published", "experiment", "test", "effect", "se", "low", "high", "p"]
-CLAIM_COLUMNS += ["p_holm", "n", "verdict"]
+CLAIM_COLUMNS += ["p_holm", "n", "seeds", "verdict"]
 IN_SIGMA = ["effect_sigma", "low_sigma", "high_sigma", "published_sigma"]
-SIGNS = {"supported": "✓", "not supported": "✗", "undecided": "?"}
+SIGNS = {"supported": "✓", "not supported": "✗", "undecided": "?", "not judged": "○"}
 
 
 def claims_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """A line and a verdict for every claim.
 
-    `effect` is in the units of its measure, `published` in those of the paper; p is corrected by Holm for all claims
-    that are tested. For rewards, columns that end in `sigma` give the same in SDs of the baseline's scores.
+    `effect` is in the units of its measure, `published` in those of the paper; p is corrected by Holm for all
+    claims that are judged. `seeds` is how many trainings are behind a claim, 0 if none takes part. For rewards,
+    columns that end in `sigma` give the same in SDs of the baseline's scores.
     """
     found = judged(form, form["rows"], artifacts)
     records = found[[*CLAIM_COLUMNS, "reason", *IN_SIGMA]].to_dict("records")
-    table = Table(types={"n": "Int64"}, records=records)
+    table = Table(types={"n": "Int64", "seeds": "Int64"}, records=records)
     heading = f"p (Holm, {found['p'].count()})"
     for entry, line, record in zip(form["rows"], found.to_dict("records"), records, strict=True):
         print_claim(table.row(entry["claim"], **samples_of(entry)), entry, line, [record], heading)
@@ -80,7 +81,9 @@ def judged(form: dict, rows: list[dict], artifacts: dict[str, Path]) -> pd.DataF
         line |= {"published": value, "published_sigma": deviations}
         line["shown_published"] = show_claim(row, value, se, deviations)
         if row["test"] == "none":
-            line |= dict.fromkeys(("effect", "se", "low", "high", "p", "n", "size", "unit", *IN_SIGMA[:3]), np.nan)
+            line |= dict.fromkeys(
+                ("effect", "se", "low", "high", "p", "n", "seeds", "size", "unit", *IN_SIGMA[:3]), np.nan
+            )
             line["shown"] = "–"
         else:
             measure = row.get("measure", "reward")
@@ -122,14 +125,17 @@ def show_claim(row: dict, effect: float, se: float, deviations: float) -> str:
 def verdict(row: dict, found: dict) -> tuple[str, str]:
     """The verdict of a claim, and the reason if it is not `supported`.
 
-    A direction is supported if p after Holm is below ALPHA and the interval lies on the claimed side of zero. It is not
-    supported if the interval lies on the other side, if it reaches zero and falls short of `size`, the published effect
-    carried over in SDs, or if it falls short of the row's `smallest`, the least effect that the words allow. An
-    equality is supported if TOST is significant after Holm, and not supported if the interval lies outside the margin.
-    Everything else is undecided: the data are too few.
+    A claim about what was trained is not judged by a single seed. A direction is supported if p after Holm is below
+    ALPHA and the interval lies on the claimed side of zero, and not supported if they say so of the other side. It
+    is not supported either if the interval reaches zero and falls short of `size`, the published effect carried
+    over in SDs, whatever its sign (the paper's cells may contradict its words), or if it falls short of the row's
+    `smallest`, the least effect that the words allow. An equality is supported if TOST is significant after Holm,
+    and not supported if the interval lies outside the margin. Everything else is undecided: the data are too few.
     """
     if row["test"] == "none":
         return "not tested", row["reason"]
+    if found["seeds"] == 1:
+        return "not judged", "one seed"
     if row["test"] == "equal":
         low, high = (row["target"] + side * row["margin"] for side in (-1, 1))
         if found["p_holm"] < ALPHA:
@@ -138,13 +144,14 @@ def verdict(row: dict, found: dict) -> tuple[str, str]:
         return ("not supported", "outside the margin") if outside else ("undecided", "interval crosses the margin")
     direction = 1 if row["test"] == "greater" else -1
     low, high = sorted((direction * found["low"], direction * found["high"]))
-    if high < 0:
+    significant = found["p_holm"] < ALPHA
+    if significant and high < 0:
         return "not supported", "the opposite"
-    if (low <= 0 or "smallest" in row) and high < direction * found["size"]:
+    if (low <= 0 or "smallest" in row) and high < abs(found["size"]):
         return "not supported", "smaller than claimed"
-    if found["p_holm"] < ALPHA and low > 0:
+    if significant and low > 0:
         return "supported", ""
-    return "undecided", "not significant after Holm" if low > 0 else "the interval includes zero"
+    return "undecided", "the interval includes zero" if low <= 0 <= high else "not significant after Holm"
 
 
 def published_effect(form: dict, row: dict) -> tuple[float, float, float]:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixdpo.data.statistics import against_published, holm, mean_and_se, paired
-from mixdpo.paper.scores import per_prompt, samples
+from mixdpo.data.statistics import Effect, against_published, hierarchical, holm, mean_and_se, paired
+from mixdpo.paper.scores import by_seed, difference, samples
 from mixdpo.paper.table import Row, Table
 from mixdpo.paper.text import interval, number, p_value, show
 
@@ -14,9 +14,10 @@ from mixdpo.paper.text import interval, number, p_value, show
 def comparisons_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """Every row against the baseline over the same prompts, beside the difference that the paper prints.
 
-    One line per row, column and published value. `z` and `z_p` test our difference against the published one, `level_z`
-    and `level_p` our mean against the published mean, all with both standard errors; `p_holm` is corrected for the
-    `comparisons` of the table.
+    With several seeds they are the unit; with one, the p is Wilcoxon's over prompts, and speaks of these trained
+    policies alone. One line per row, column and published value. `z` and `z_p` test our difference against the
+    published one, `level_z` and `level_p` our mean against the published mean, all with both standard errors;
+    `p_holm` is corrected for the `comparisons` of the table.
     """
     baselines = {
         column: column_scores(form, artifacts, form["baseline"], "token", column) for column in form["columns"]
@@ -28,13 +29,18 @@ def comparisons_table(form: dict, artifacts: dict[str, Path]) -> Table:
             ours = column_scores(form, artifacts, entry["policy"], entry.get("decoding", "token"), column)
             mean, se = mean_and_se(ours)
             line = {"row": entry["name"], "column": column, "reward": form.get("reward", column)}
-            line |= {"mean": mean, "mean_se": se} | vars(paired(ours.loc[baseline.index], baseline, form["seed"]))
+            line |= {"mean": mean, "mean_se": se} | vars(compared(difference(ours, baseline), form["seed"]))
             found.append((entry, line))
     table, corrected = Table(), holm([line["p"] for _, line in found])
     for (entry, line), p_holm in zip(found, corrected, strict=True):
         row = table.row(line["row"], experiment=form["experiment"], policy=entry["policy"])
         print_comparison(row, form, entry, line | {"p_holm": p_holm, "comparisons": len(found)})
     return table
+
+
+def compared(values: pd.DataFrame, seed: int) -> Effect:
+    """The effect of differences, (seeds × prompts)."""
+    return hierarchical(values) if len(values) > 1 else paired(values.iloc[0], np.zeros(values.shape[1]), seed)
 
 
 def print_comparison(row: Row, form: dict, entry: dict, line: dict) -> None:
@@ -53,7 +59,7 @@ def print_comparison(row: Row, form: dict, entry: dict, line: dict) -> None:
     shown = show(line["effect"], line["se"], sign="+")
     row.number("Difference", shown, records, published, above_published="Published difference", **about)
     row.number("95 % interval", interval(line["low"], line["high"]), records, **about)
-    row.number("p (Wilcoxon)", p_value(line["p"]), records, **about)
+    row.number("p", p_value(line["p"]), records, **about)
     row.number(f"p (Holm, {line['comparisons']})", p_value(line["p_holm"]), records, **about)
     row.number("z against the published", "; ".join(z) or "–", records if values else (), **about)
     row.number("n", line["n"])
@@ -68,12 +74,12 @@ def against(line: dict, value: dict) -> dict:
     return told | {"z": z, "z_p": z_p, "level_z": level_z, "level_p": level_p}
 
 
-def column_scores(form: dict, artifacts: dict[str, Path], method: str, decoding: str, column: str) -> pd.Series:
-    """Scores per prompt of a column: a reward, or the table's one `reward` on the prompts of a domain."""
+def column_scores(form: dict, artifacts: dict[str, Path], method: str, decoding: str, column: str) -> pd.DataFrame:
+    """Scores of a column, (seeds × prompts): a reward, or the table's one `reward` on the prompts of a domain."""
     frame = samples(artifacts, method, decoding)
     if "reward" in form:
-        return per_prompt(frame[frame["domain"] == column], form["reward"])
-    return per_prompt(frame, column)
+        return by_seed(frame[frame["domain"] == column], form["reward"])
+    return by_seed(frame, column)
 
 
 def published_cells(form: dict, entry: dict, column: str) -> list[dict]:

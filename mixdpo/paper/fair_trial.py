@@ -1,15 +1,16 @@
 """Whether experts part, and what it is worth: likelihood, style recovered, and the best expert for each reward.
 
-The unit of a claim is the training seed: intervals resample seeds and then prompts. Everything about triplets is
+Means and intervals are those of `statistics.hierarchical`, for new seeds and new prompts. Everything about triplets is
 measured on those of the test prompts.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from mixdpo.data.statistics import by_cluster, hierarchical, mean_and_se
+from mixdpo.data.statistics import Effect, by_cluster, hierarchical, mean_and_se, share
 from mixdpo.paper.measures import leaders
 from mixdpo.paper.recovery import correlation_of_margins, named_by, recovered_by_seed
 from mixdpo.paper.scores import head_order, policies_in, samples, triplets_of
@@ -23,10 +24,10 @@ TRIPLET = ["prompt", "pair", "style"]
 def fair_trial_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """Rows are methods; the `ceiling` is one whose experts are each taught a style, `baseline` has a single expert.
 
-    −log P is that of (5), the gain in log P the baseline's −log P less the row's. `recovered` is the share of triplets whose expert of
-    the largest margin is that of their style, `chance` the same if the styles of a pair are permuted, and `of_ceiling`
-    (recovered − chance) as a share of the same of the ceiling. `annotators` is the share whose likeliest expert over
-    all of their training triplets is that of their style. Of a reward, the best expert is chosen on one
+    −log P is that of (5), the gain in log P the baseline's −log P less the row's. `recovered` is the share of triplets
+    whose expert of the largest margin is that of their style, `chance` the same if the styles of a pair are permuted,
+    and `of_ceiling` (recovered − chance) as a share of the same of the ceiling. `annotators` is the share whose
+    likeliest expert over all of their training triplets is that of their style. Of a reward, the best expert is chosen on one
     half of the prompts and measured on the other, in SDs of the baseline's scores; `kl` (nats) is its own.
     """
     table, about = Table(), {"experiment": form["experiment"]}
@@ -43,23 +44,23 @@ def fair_trial_table(form: dict, artifacts: dict[str, Path]) -> Table:
             row.number(heading, over_seeds(line, **how) if line else "–", [line] if line else [], column=column)
 
         print_("−log P", "likelihood", digits=4)
-        print_("Gain in log P [95 %]", "gain", digits=4, sign="+")
+        print_("Gain in log P [95 %]", "gain", digits=4, sign="+", bounds=True)
         print_("Style recovered", "recovered")
         row.number("by chance", number(lines.get("recovered", {}).get("chance", np.nan)))
         row.number("share of the ceiling", number(lines.get("recovered", {}).get("of_ceiling", np.nan), 2))
-        print_("Annotators recovered", "annotators")
+        print_("Annotators recovered [95 %]", "annotators", bounds=True)
         print_("Correlation of margins", "correlation", digits=2)
         for reward, heading in form["columns"].items():
-            print_(f"{heading}, best expert, σ", reward, sign="+")
+            print_(f"{heading}, best expert [95 %], σ", reward, sign="+", bounds=True)
             print_(f"{heading}, its KL, nats", f"kl {reward}", digits=1)
         row.number("n (seeds, prompts, triplets)", counts(lines["likelihood"]))
     return table
 
 
-def over_seeds(line: dict, digits: int = 3, sign: str = "-") -> str:
-    """An effect with its interval, or ± its SE over seeds and prompts."""
-    if sign == "+" and not np.isnan(line["low"]):
-        return f"{number(line['mean'], digits, '+')} {interval(line['low'], line['high'], digits=digits)}"
+def over_seeds(line: dict, digits: int = 3, sign: str = "-", bounds: bool = False) -> str:
+    """A mean ± its SE over seeds and prompts, or with the `bounds` of its interval."""
+    if bounds and not np.isnan(line["low"]):
+        return f"{number(line['mean'], digits, sign)} {interval(line['low'], line['high'], sign, digits)}"
     return show(line["mean"], line["se"], digits, sign)
 
 
@@ -96,12 +97,12 @@ def by_prompt(frames: list[pd.DataFrame], values: list) -> dict:
     return as_line([by_cluster(own, frame["prompt"]) for own, frame in zip(values, frames, strict=True)])
 
 
-def as_line(values) -> dict:
-    """Mean of values (seeds, units) with SE and interval; NaN where there is none."""
+def as_line(values, statistic: Callable[..., Effect] = hierarchical) -> dict:
+    """Mean of values (seeds, units) with SE and interval, `statistics.share` of shares; NaN where there is none."""
     values = np.asarray(values, float)
     if np.isnan(values).all():
         return dict.fromkeys(("mean", "se", "low", "high"), np.nan)
-    found = hierarchical(values)
+    found = statistic(values)
     return {"mean": found.effect, "se": found.se, "low": found.low, "high": found.high}
 
 
@@ -127,7 +128,7 @@ def annotators(policies: list[Path]) -> dict | None:
         units, names = pd.read_parquet(policy / "units.parquet"), named_by(triplets_of(policy, "validation"))
         experts = units[[f"l{k}" for k in range(len(names))]].to_numpy().argmax(axis=1)
         right.append(names[experts] == units["style"])
-    return as_line(right) | {"seeds": len(right), "annotators": len(units)}
+    return as_line(right, share) | {"seeds": len(right), "annotators": len(units)}
 
 
 def experts_by_prompt(artifacts: dict[str, Path], method: str, columns: list[str], at: str = "") -> np.ndarray:
@@ -164,8 +165,8 @@ def best_experts(form: dict, artifacts: dict[str, Path], method: str) -> dict[st
 
 
 def sigma(scores: np.ndarray) -> np.ndarray:
-    """SD over the prompts, mean over the seeds, of scores (seeds, prompts, rewards); 1 where all are alike."""
-    found = scores.std(axis=1, ddof=1).mean(axis=0)
+    """SD over the prompts, pooled within the seeds, of scores (seeds, prompts, rewards); 1 where all are alike."""
+    found = np.sqrt(scores.var(axis=1, ddof=1).mean(axis=0))
     return np.where(found, found, 1.0)
 
 

@@ -92,13 +92,13 @@ def frontier_table(form: dict, artifacts: dict[str, Path]) -> Table:
             if not alone:
                 for r, (reward, heading) in enumerate(form["columns"].items()):
                     difference = part["differences"][..., r] / unit[r]
-                    cells[f"{heading} − DPO at equal KL, σ"] = f"{reward} at equal KL", difference
+                    cells[f"{heading} − DPO at equal KL [95 %], σ"] = f"{reward} at equal KL", difference
                 cells["Equal KL, nats"] = "equal kl", part["equal"]
             for heading, (column, values) in cells.items():
                 if values is not None:
                     line = {"row": name, "column": column} | as_line(values)
-                    sign, digits = "+" if "−" in heading else "-", 1 if "nats" in heading else 3
-                    row.number(heading, over_seeds(line, digits, sign), [line], column=column)
+                    less, digits = "−" in heading, 1 if "nats" in heading else 3
+                    row.number(heading, over_seeds(line, digits, "+" if less else "-", less), [line], column=column)
             row.number("n (seeds, prompts)", ", ".join(map(str, part["rewards"].shape[:2])))
     return table
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mixdpo.data.posterior import log_preference
-from mixdpo.data.statistics import by_cluster
+from mixdpo.data.statistics import by_cluster, share
 from mixdpo.paper.fair_trial import as_line
 from mixdpo.paper.recovery import margins_of
 from mixdpo.paper.scores import policies_in, triplets_of
@@ -19,8 +19,8 @@ def held_out_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """Two rows a method, of seen and of unseen users: the share of a style's test comparisons with P > 1/2.
 
     `seen` users have comparisons in training, on other prompts. A row's `policies` name a policy for each style, with
-    {style} in its place. With `weights: posterior` a seen user's experts weigh what the posterior of the user's training
-    comparisons gives them.
+    {style} in its place. With `weights: posterior` a seen user's experts have the posterior of the user's training
+    comparisons as their weights.
     """
     table = Table()
     styles = list(comparisons(form["rows"][0], artifacts, "test")[0]["style"].unique())
@@ -32,7 +32,7 @@ def held_out_table(form: dict, artifacts: dict[str, Path]) -> Table:
             row.label("Model")
             row.label("Users", users)
             for style, values in accuracies(own, styles).items():
-                line = {"row": entry["name"], "users": users, "column": style} | as_line(values)
+                line = {"row": entry["name"], "users": users, "column": style} | as_line(values, share)
                 heading = in_words(style).capitalize()
                 row.number(heading, show(line["mean"], line["se"]), [line], column=style)
             prompts, seeds = own[0]["prompt"].nunique(), len(own)

@@ -1,4 +1,4 @@
-"""Users whom no policy was trained on, known from a few comparisons: the posterior over the experts is their weights."""
+"""Users unseen in training, known from a few comparisons: their weights are the posterior over the experts."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mixdpo.data.posterior import posterior
-from mixdpo.data.statistics import by_cluster
+from mixdpo.data.statistics import by_cluster, share
 from mixdpo.paper.fair_trial import as_line
 from mixdpo.paper.held_out import comparisons, right, weights_of
 from mixdpo.paper.recovery import margins_of
@@ -37,7 +37,7 @@ def new_users_table(form: dict, artifacts: dict[str, Path]) -> Table:
             row.label("Users", users)
             for column, heading in HEADINGS.items():
                 line = {"row": entry["name"], "users": users, "column": column}
-                line |= as_line(values.get(column, np.nan))
+                line |= as_line(values.get(column, np.nan), share)
                 shown = percent if column == WINS else show
                 row.number(heading, shown(line["mean"], line["se"]), [line], column=column)
             if users != "seen":
@@ -89,8 +89,8 @@ def styles_of(rows: pd.DataFrame) -> dict[str, str]:
 def unseen_users(support: pd.DataFrame, test: pd.DataFrame, prior: np.ndarray, form: dict) -> dict[str, dict]:
     """`unseen, m = M` → what `seen_users` gives, of the unseen users under their posterior after M comparisons.
 
-    Users have `draws` orders of their comparisons, the first M of which are known, so that a larger M adds to a smaller.
-    Values and weights are means over the draws. Users with fewer comparisons than the largest M are left out.
+    Users have `draws` orders of their comparisons, the first M of which are known, so that a larger M adds to a smaller
+    one. Values and weights are means over the draws. Users with fewer comparisons than the largest M are left out.
     """
     rng, most = np.random.default_rng(form["seed"]), max(form["comparisons"])
     found = {m: {UNSEEN: [], SEEN: [], "by user": {}, "styles": styles_of(support)} for m in form["comparisons"]}

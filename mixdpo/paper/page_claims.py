@@ -23,9 +23,9 @@ SECTIONS = {
 """Where the paper makes a claim → the group in which it is drawn; the first match counts."""
 ELSEWHERE = "Elsewhere in the paper"
 TESTED = {
-    "greater": "claimed to lie above zero; 95 % interval, p two-sided and Holm-corrected over all claims",
-    "less": "claimed to lie below zero; 95 % interval, p two-sided and Holm-corrected over all claims",
-    "equal": "claimed to lie within a margin of a value; p of two one-sided tests, Holm-corrected over all claims",
+    "greater": "claimed to lie above zero; 95 % interval, p two-sided and Holm-corrected over all that are judged",
+    "less": "claimed to lie below zero; 95 % interval, p two-sided and Holm-corrected over all that are judged",
+    "equal": "claimed to lie within a margin of a value; p of two one-sided tests, Holm-corrected likewise",
 }
 """Test of a claim → what was asked."""
 
@@ -108,6 +108,8 @@ HEADLINES = (
 )
 """Claims with their short names, what a sentence about them begins with, and how it goes on: all are supported,
 some are, none is and at least one is not supported, or all are undecided."""
+ONE_SEED = "one training seed decides nothing"
+"""Why claims that are not judged may hold or not."""
 
 
 def claims_of(printed: dict, rows: list[dict]) -> list[dict]:
@@ -230,6 +232,8 @@ def headlines(claims: list[dict]) -> list[dict]:
         verdicts = [claim["verdict"] for _, claim in behind]
         if behind:
             some = 1 if "supported" in verdicts else 2 if "not supported" in verdicts else 3
-            which = 0 if {*verdicts} == {"supported"} else some
-            found.append({"text": f"{lead} {endings[which]}", "claims": behind})
+            ending = endings[0 if {*verdicts} == {"supported"} else some]
+            if {*verdicts} == {"not judged"}:
+                ending = f"{ending.partition(':')[0]}: {ONE_SEED}"
+            found.append({"text": f"{lead} {ending}", "claims": behind})
     return found

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
-from sklearn.metrics.cluster import contingency_matrix
 
 from mixdpo.paper.scores import policies_in, triplets_of
 
@@ -89,10 +88,14 @@ def correlation_of_margins(policy: Path) -> float:
     return float(between[np.triu_indices(len(between), 1)].mean())
 
 
-def recovery(shares: pd.DataFrame) -> float:
-    """Share of rows whose largest q is that of the expert of their style, with the best matching of experts to
+def at_their_expert(shares: pd.DataFrame) -> np.ndarray:
+    """Whether the largest q of a row is that of its style's expert, (rows,), with the best matching of experts to
     styles."""
     q = shares.filter(regex="^q[0-9]+$").to_numpy()
-    counts = contingency_matrix(q.argmax(axis=1), shares["style"])
-    rows, columns = linear_sum_assignment(-counts)
-    return counts[rows, columns].sum() / counts.sum()
+    styles, style = np.unique(shares["style"], return_inverse=True)
+    counts = np.zeros((len(styles), q.shape[1]), dtype=int)
+    np.add.at(counts, (style, q.argmax(axis=1)), 1)
+    expert_of = np.full(len(styles), -1)
+    rows, experts = linear_sum_assignment(-counts)
+    expert_of[rows] = experts
+    return q.argmax(axis=1) == expert_of[style]

@@ -1,6 +1,6 @@
 """Tables of rewards: levels beside the published ones, gains with their cost in KL, and every policy's best experts.
 
-A mean is over test prompts, each prompt's score averaged over training seeds first; `se` is SD/√n over n test prompts.
+A mean is over test prompts and training seeds; `se` is that of `statistics.hierarchical`, with one seed SD/√n.
 """
 
 from pathlib import Path
@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 
 from mixdpo.data.statistics import mean_and_se
-from mixdpo.paper.recovery import recovery
-from mixdpo.paper.scores import head_order, per_prompt, samples
-from mixdpo.paper.table import Table
+from mixdpo.paper.recovery import correlation_of_margins, recovered_by_seed
+from mixdpo.paper.scores import by_seed, difference, head_order, samples
+from mixdpo.paper.table import Row, Table
 from mixdpo.paper.text import beside, in_print, number, show
 
 
 def level(row: str, column: str, frame: pd.DataFrame) -> dict:
-    """Mean ± SE over test prompts, and the spread (SD) of the means of several training seeds."""
-    mean, se = mean_and_se(per_prompt(frame, column))
+    """Mean ± SE over training seeds and test prompts, and the spread (SD) of the means of several seeds."""
+    mean, se = mean_and_se(by_seed(frame, column))
     seeds = frame.groupby("seed")[column].mean()
     return {
         "row": row,
@@ -33,8 +33,7 @@ def level(row: str, column: str, frame: pd.DataFrame) -> dict:
 def rewards_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """Rows are policies and ways of decoding them, columns rewards, or one `reward` by the prompts' domain.
 
-    `mean` is over test prompts, each prompt's score averaged over training seeds first; `se` is SD/√n over the n test
-    prompts, `seed_sd` the SD of the seeds' means. Every published value is kept with the place where it is printed.
+    `seed_sd` is the SD of the seeds' means. Every published value is kept with the place where it is printed.
     """
     table = Table()
     for entry in form["rows"]:
@@ -59,27 +58,27 @@ def alignment_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """Gains over the reference in its own standard deviations, paired by prompt, beside KL(π ‖ π_ref) in nats.
 
     `gain` is the mean over the rewards of (score − reference mean) / reference SD; `gain in REWARD` is one reward's
-    part. `se` is SD/√n over test prompts.
+    part.
     """
     reference, table = samples(artifacts, form["baseline"]), Table()
     mean, deviation = reference[form["rewards"]].mean(), reference[form["rewards"]].std()
 
     def figures(frame: pd.DataFrame) -> pd.DataFrame:
-        """Per prompt: standardised rewards, their mean, log-ratio to the reference, tokens."""
+        """By seed and prompt: standardised rewards, their mean, log-ratio to the reference, tokens."""
         gains = ((frame[form["rewards"]] - mean) / deviation).add_prefix("gain in ")
         ratio = frame["log_prob"] - frame["reference_log_prob"]
         tokens = frame["completion_ids"].str.len()
-        columns = gains.assign(gain=gains.mean(axis=1), kl=ratio, tokens=tokens, prompt_id=frame["prompt_id"])
-        return columns.groupby("prompt_id").mean()
+        columns = gains.assign(gain=gains.mean(axis=1), kl=ratio, tokens=tokens)
+        return columns.groupby([frame["seed"], frame["prompt_id"]]).mean()
 
     base = figures(reference)
     for entry in form["rows"]:
         name, decoding, lines = entry["name"], entry.get("decoding", "token"), {}
         own = figures(samples(artifacts, entry["policy"], decoding))
         for column in own:
-            paired = own[column] - base[column] if column.startswith("gain") else own[column]
-            gain, se = mean_and_se(paired)
-            lines[column] = {"row": name, "column": column, "mean": gain, "se": se, "n": len(own)}
+            values = own[column].unstack()
+            gain, se = mean_and_se(difference(values, base[column].unstack()) if column.startswith("gain") else values)
+            lines[column] = {"row": name, "column": column, "mean": gain, "se": se, "n": values.shape[1]}
         table.records += lines.values()
         row = table.row(name, experiment=form["experiment"], policy=entry["policy"], decoding=decoding)
         row.label("Model")
@@ -92,37 +91,47 @@ def alignment_table(form: dict, artifacts: dict[str, Path]) -> Table:
             row.number(f"{reward.capitalize()}, σ", shown[column], [lines[column]], column=column)
         row.number("KL(π ‖ π_ref), nats", shown["kl"], [lines["kl"]], column="kl")
         row.number("Tokens", number(lines["tokens"]["mean"], 1), [lines["tokens"]], column="tokens")
-        row.number("n", len(own))
+        row.number("n", values.shape[1])
     return table
 
 
 def best_experts_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """For every method and reward: its best expert, and that expert's gain over the baseline, paired by prompt.
 
-    `recovered` is the best-permutation accuracy of argmax_k q_k for the style of the validation triplets, mean over
-    seeds, beside what shuffled styles give: mean and 95 % quantile.
+    `recovered` is the share of test triplets whose expert of the largest margin is that of their style, beside its
+    `chance`, the correlation of the experts' margins, and what the heads of the row's `ceiling`, which were taught
+    their styles, recover.
     """
     table = Table()
     for entry in form["rows"]:
-        name, orders = entry["name"], head_order(artifacts, entry["policy"])
-        experts = [samples(artifacts, entry["policy"], f"expert{k}") for k in range(len(next(iter(orders.values()))))]
-        rng, recovered = np.random.default_rng(form["seed"]), []
-        for policy in orders:
-            q = pd.read_parquet(artifacts[f"policies:{policy}"] / "responsibilities.parquet")
-            shuffled = [recovery(q.assign(style=rng.permutation(q["style"]))) for _ in range(form["shuffles"])]
-            recovered.append((recovery(q), np.mean(shuffled), np.quantile(shuffled, 0.95)))
-        mean, chance, quantile = np.mean(recovered, axis=0)
-        row = table.row(name, experiment=form["experiment"], policy=entry["policy"])
+        name, method = entry["name"], entry["policy"]
+        orders = head_order(artifacts, method)
+        row = table.row(name, experiment=form["experiment"], policy=method)
         row.label("Model")
-        line = {"row": name, "column": "recovered", "mean": mean, "chance": chance, "chance_95": quantile}
-        row.number("Style recovered", number(mean), [line], column="recovered")
-        row.number("by chance (95 % below)", f"{number(chance)} ({number(quantile)})")
+        print_recovered(row, entry, artifacts)
+        alike = float(np.mean([correlation_of_margins(artifacts[f"policies:{policy}"]) for policy in orders]))
+        line = {"row": name, "column": "correlation of margins", "mean": alike}
+        row.number("Correlation of margins", number(alike, 2), [line], column="correlation of margins")
+        experts = [samples(artifacts, method, f"expert{k}") for k in range(len(next(iter(orders.values()))))]
         for reward, heading in form["columns"].items():
-            baseline = per_prompt(samples(artifacts, form["baseline"]), reward)
-            gains = [mean_and_se(per_prompt(frame, reward) - baseline) for frame in experts]
+            baseline = by_seed(samples(artifacts, form["baseline"]), reward)
+            gains = [mean_and_se(difference(by_seed(frame, reward), baseline)) for frame in experts]
             best = int(np.argmax([gain for gain, _ in gains]))
             gain, se = gains[best]
             line = {"row": name, "column": reward, "expert": f"Expert {best}", "mean": gain, "se": se}
             shown = f"Expert {best}: {show(gain, se, sign='+')}" + (f" ({number(gain / se, 1, '+')} SE)" if se else "")
             row.number(heading, shown, [line], column=reward, decoding=f"expert{best}")
     return table
+
+
+def print_recovered(row: Row, entry: dict, artifacts: dict[str, Path]) -> None:
+    """Style recovered ± SE, by chance, and by heads that were taught their styles if the entry names such a method."""
+    share, chance = recovered_by_seed(artifacts, entry["policy"])
+    (mean, se), by_chance = mean_and_se(share), float(chance.to_numpy().mean())
+    line = {"row": entry["name"], "column": "recovered", "mean": mean, "se": se, "chance": by_chance}
+    row.number("Style recovered", show(mean, se), [line], column="recovered")
+    row.number("by chance", number(by_chance))
+    if "ceiling" in entry:
+        mean, se = mean_and_se(recovered_by_seed(artifacts, entry["ceiling"])[0])
+        line = {"row": entry["name"], "column": "recovered when taught", "mean": mean, "se": se}
+        row.number("by heads taught their style", show(mean, se), [line], column="recovered when taught")

@@ -78,14 +78,15 @@ def scored(completions: Path, rewards: Path) -> pd.DataFrame:
     return frame.merge(scores, on=["prompt_id", "sample", "decoding"], validate="1:1")
 
 
-def per_prompt(frame: pd.DataFrame, column: str) -> pd.Series:
-    """Mean over training seeds for each test prompt."""
-    return frame.groupby("prompt_id")[column].mean()
-
-
 def by_seed(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     """Means of `column`, (seeds × test prompts), for `hierarchical` and `mean_and_se`. `frame` has a column seed."""
     return frame.groupby(["seed", "prompt_id"])[column].mean().unstack()
+
+
+def difference(own: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame:
+    """own − base of (seeds × test prompts): seed by seed where both were trained, all of own less the reference."""
+    trained = base.index.intersection(own.index)
+    return own.loc[trained] - base.loc[trained] if len(trained) else own - base.iloc[0]
 
 
 def learned_differences(policy: Path, reference: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """Tables of users whose styles differ: how often a policy wins for them, and which expert the gate sends them to.
 
-Several training seeds are averaged by prompt first. Shares are in [0, 1] in the csv; win rates are printed in percent.
+A mean is over training seeds and prompts, and its SE that of `statistics.hierarchical`. Shares are in [0, 1] in the
+csv; win rates are printed in percent.
 """
 
 from pathlib import Path
@@ -8,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mixdpo.data.statistics import mean_and_se
-from mixdpo.paper.recovery import recovery
-from mixdpo.paper.scores import head_order, per_prompt, policies_in
+from mixdpo.data.statistics import mean_and_se, share
+from mixdpo.paper.recovery import at_their_expert, recovered_by_seed
+from mixdpo.paper.scores import by_seed, head_order, policies_in, triplets_of
 from mixdpo.paper.table import Table
-from mixdpo.paper.text import beside, in_print, number, percent, show
-from mixdpo.stages.judgements import PAIR, by_length, decoded, pair_scores, win_rate
+from mixdpo.paper.text import beside, in_print, interval, number, percent, show
+from mixdpo.stages.judgements import PAIR, by_length, decoded, pair_scores
 
 
 def judgements_of(artifacts: dict[str, Path], method: str, decoding: str, opponent: str) -> list[pd.DataFrame]:
@@ -25,10 +26,11 @@ def judgements_of(artifacts: dict[str, Path], method: str, decoding: str, oppone
     return [frame[(frame["decoding"] == decoding) & (frame["opponent"] == opponent)] for frame in frames]
 
 
-def pooled(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """`pair_scores` of every seed's judgements, averaged over seeds: one row per pair, score and tokens_difference."""
-    pairs = pd.concat([pair_scores(frame) for frame in frames]).groupby(PAIR, as_index=False, dropna=False)
-    return pairs[["score", "tokens_difference"]].mean()
+def pair_scores_by_seed(frames: list[pd.DataFrame], column: str = "score") -> pd.DataFrame:
+    """A column of `pair_scores` of every seed's judgements, (seeds × pairs), NaN where both judgements failed."""
+    pairs = pd.concat([pair_scores(frame).assign(seed=seed) for seed, frame in enumerate(frames)])
+    pair = pairs.groupby(PAIR, dropna=False).ngroup()
+    return pairs.assign(pair=pair).pivot(index="seed", columns="pair", values=column)
 
 
 def contradictions(frames: list[pd.DataFrame]) -> float:
@@ -41,15 +43,15 @@ def contradictions(frames: list[pd.DataFrame]) -> float:
 def divergence(artifacts: dict[str, Path], method: str, decoding: str) -> tuple[float, float]:
     """KL(π ‖ π_ref) in nats: log π/π_ref of a method's own completions, mean ± SE over test prompts."""
     policies = policies_in(artifacts, method, "completions")
-    frames = [decoded(artifacts[f"completions:{policy}"], decoding) for policy in policies]
-    ratios = pd.concat([frame["log_prob"] - frame["reference_log_prob"] for frame in frames])
-    return mean_and_se(ratios.groupby(level=["prompt_id", "user"]).mean())
+    frames = {policy: decoded(artifacts[f"completions:{policy}"], decoding) for policy in policies}
+    ratios = {policy: frame["log_prob"] - frame["reference_log_prob"] for policy, frame in frames.items()}
+    return mean_and_se(pd.DataFrame(ratios).T)
 
 
 def win_rates_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """Win rates of rows (method and decoding) against each of the `opponents`, a tie half a win, beside the published.
 
-    `mean` is over pairs, each the mean of its two orders; `se` is SD/√n over the n pairs. `contradictions` is the share
+    `mean` is over n pairs, each the mean of its two orders, and over seeds. `contradictions` is the share
     of pairs won in one order and lost in the other, `failures` counts judgements that the judge did not give. `kl` and
     `opponent_kl` say how far each side went from the reference (nats).
     """
@@ -58,7 +60,8 @@ def win_rates_table(form: dict, artifacts: dict[str, Path]) -> Table:
         for opponent, heading in form["opponents"].items():
             method, decoding = entry["policy"], entry["decoding"]
             frames = judgements_of(artifacts, method, decoding, opponent)
-            mean, se, n = win_rate(pooled(frames))
+            scores = pair_scores_by_seed(frames)
+            (mean, se), n = mean_and_se(scores), scores.shape[1]
             ours = {"row": entry["name"], "column": heading, "mean": mean, "se": se, "n": n}
             kl, kl_se = divergence(artifacts, method, decoding)
             opponent_kl, opponent_kl_se = divergence(artifacts, opponent, "token")
@@ -93,9 +96,11 @@ def length_bias_table(form: dict, artifacts: dict[str, Path]) -> Table:
             row = table.row(entry["name"], experiment=form["experiment"], **about)
             row.label("Model")
             row.label("Against", heading)
-            for part in by_length(pooled(frames), form["edges"]).to_dict("records"):
-                line = {"row": entry["name"], "column": heading, "length": part["length"].capitalize()}
-                line |= {"mean": part["win_rate"], "se": part["se"], "n": part["n"]}
+            scores, tokens = (pair_scores_by_seed(frames, c) for c in ("score", "tokens_difference"))
+            for length, chosen in by_length(tokens.mean().to_numpy(), form["edges"]).items():
+                line = {"row": entry["name"], "column": heading, "length": length.capitalize()}
+                mean, se = mean_and_se(scores.loc[:, chosen])
+                line |= {"mean": mean, "se": se, "n": int(chosen.sum())}
                 shown = f"{percent(line['mean'], line['se'])} (n = {line['n']})"
                 row.number(f"{line['length']}, %", shown, [line], column=heading)
     return table
@@ -111,9 +116,10 @@ def users_of_experts(weights: pd.DataFrame, order: list[int]) -> pd.DataFrame:
 def users_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """Does the gate send each style's users to an expert of that style? A user's expert has the largest mean weight.
 
-    `mean` of the users is the share at their style's expert (best matching), its SE √(p(1 − p)/n), beside what shuffled
-    styles give: mean and 95 % quantile. A style's `expert` is the one that most of its users go
-    to, and `mean` their share, experts of further seeds matched to the first's. The last row is about the preferences.
+    `mean` of the users is the share at their style's expert (best matching), with the interval of `statistics.share`,
+    beside what shuffled styles give: mean and 95 % quantile.
+    Triplets are recovered as `recovery.recovered` says. A style's `expert` is the one that most of its users go to,
+    and `mean` their share, experts of further seeds matched to the first's. The last row is about the preferences.
     """
     table = Table()
     for entry in form["rows"]:
@@ -127,7 +133,9 @@ def users_table(form: dict, artifacts: dict[str, Path]) -> Table:
                 "Triplets recovered": found["triplets"],
             }.items()
         }
-        shown = {column: show(line["mean"], line.get("se", np.nan)) for column, line in lines.items()}
+        shown = {column: show(line["mean"], line["se"]) for column, line in lines.items()}
+        users = lines["Users at their expert"]
+        shown["Users at their expert"] = f"{number(users['mean'])} {interval(users['low'], users['high'], '-')}"
         row.label("Model")
         chance = f"{number(found['users']['chance'])} ({number(found['users']['chance_95'])})"
         for column, line in lines.items():
@@ -152,28 +160,26 @@ def users_table(form: dict, artifacts: dict[str, Path]) -> Table:
 def sent(form: dict, artifacts: dict[str, Path], method: str) -> dict:
     """Over a method's seeds: users at their expert, largest weights and triplets, each with mean and n; and `shares`,
     how each style's users (rows) are divided among the experts (columns)."""
-    rng, shares, shuffles = np.random.default_rng(form["seed"]), [], []
-    recovered, largest, chosen = [], [], []
+    rng, right, shuffles, largest, chosen = np.random.default_rng(form["seed"]), [], [], [], []
     for policy, order in head_order(artifacts, method).items():
         weights = pd.read_parquet(artifacts[f"completions:{policy}"] / "weights.parquet")
-        triplets = pd.read_parquet(artifacts[f"policies:{policy}"] / "responsibilities.parquet")
         users = users_of_experts(weights, order)
-        shares.append(recovery(users))
+        right.append(at_their_expert(users))
         shuffled = (users.assign(style=rng.permutation(users["style"])) for _ in range(form["shuffles"]))
-        shuffles.append([recovery(users) for users in shuffled])
-        recovered.append(recovery(triplets[["style"]].join(triplets.filter(regex="^q[0-9]+$"))))
-        largest.append(weights[["prompt_id"]].assign(w=weights.filter(regex="^w[0-9]+$").max(axis=1)))
+        shuffles.append([at_their_expert(users).mean() for users in shuffled])
+        largest.append(weights[["prompt_id"]].assign(w=weights.filter(regex="^w[0-9]+$").max(axis=1), seed=policy))
         expert = users.filter(regex="^q").to_numpy().argmax(axis=1)
         chosen.append(pd.DataFrame({"style": users["style"], "expert": expert}))
-    share, by_chance = np.mean(shares), np.mean(shuffles, axis=0)
-    se = np.sqrt(share * (1 - share) / len(users))
+    found, by_chance = share(np.stack(right)), np.mean(shuffles, axis=0)
+    told = {"mean": found.effect, "se": found.se, "low": found.low, "high": found.high}
     chance = {"chance": np.mean(by_chance), "chance_95": np.quantile(by_chance, 0.95)}
-    weight_of = per_prompt(pd.concat(largest), "w")
+    weight_of = by_seed(pd.concat(largest), "w")
     weight, weight_se = mean_and_se(weight_of)
-    everyone = pd.concat(chosen, ignore_index=True)
+    triplets, triplets_se = mean_and_se(recovered_by_seed(artifacts, method)[0])
+    everyone, n = pd.concat(chosen, ignore_index=True), len(triplets_of(artifacts[f"policies:{policy}"]))
     return {
-        "users": {"mean": share, "se": se} | chance | {"n": len(users)},
-        "weight": {"mean": weight, "se": weight_se, "n": len(weight_of)},
-        "triplets": {"mean": np.mean(recovered), "n": len(triplets)},
+        "users": told | chance | {"n": len(users)},
+        "weight": {"mean": weight, "se": weight_se, "n": weight_of.shape[1]},
+        "triplets": {"mean": triplets, "se": triplets_se, "n": n},
         "shares": pd.crosstab(everyone["style"], everyone["expert"], normalize="index"),
     }

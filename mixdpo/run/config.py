@@ -226,10 +226,13 @@ def experiments_of(table: dict) -> list[str]:
     return table.get("experiments", [table["experiment"]] if "experiment" in table else [])
 
 
+COMPARED = ("policy", "baseline", "opponent", "ceiling")
+"""Keys of a row, or of a table, that name a method."""
+
+
 def methods_of(table: dict, experiment: str) -> list[str]:
     """The methods that a table compares within an experiment: those of its rows, and what it compares them with."""
     rows = [row for row in table.get("rows", []) if row.get("experiment", experiment) == experiment]
-    keys = ("policy", "baseline", "ceiling", "opponent")
-    named = [entry[key] for entry in [*rows, table] for key in keys if key in entry]
+    named = [entry[key] for entry in [*rows, table] for key in COMPARED if key in entry]
     each = [method for row in rows for method in row.get("policies", {}).values()]
     return list(dict.fromkeys([*named, *each, *table.get("opponents", [])]))

@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+SE = "± SE for new seeds and prompts (SD/√n over prompts with one seed)"
+"""Of a mean over training seeds and test prompts: `statistics.hierarchical`."""
 SAMPLES = ("completions", "rewards", "policies")
 
 
@@ -51,32 +53,32 @@ KINDS = {
         "mixdpo.paper.rewards",
         "rewards_table",
         policies=SAMPLES,
-        statistic="mean over test prompts ± SD/√n, each prompt's score first averaged over training seeds",
+        statistic=f"mean over training seeds and test prompts {SE}",
     ),
     "alignment": Kind(
         "mixdpo.paper.rewards",
         "alignment_table",
         policies=SAMPLES,
-        statistic="mean over test prompts ± SD/√n of the difference to the reference on the same prompt",
+        statistic=f"mean difference to the reference on the same prompts {SE}",
     ),
     "best_experts": Kind(
         "mixdpo.paper.rewards",
         "best_experts_table",
         policies=SAMPLES,
-        statistic="mean over test prompts ± SD/√n of the difference to the baseline on the same prompt",
+        statistic=f"mean difference to the baseline on the same prompts {SE}; shares of test triplets",
     ),
     "comparisons": Kind(
         "mixdpo.paper.comparisons",
         "comparisons_table",
         policies=SAMPLES,
-        statistic="difference to the baseline on the same prompts: mean ± SD/√n, bootstrap interval, Wilcoxon p",
+        statistic=f"mean difference to the baseline on the same prompts {SE}; p likewise (one seed: Wilcoxon)",
     ),
     "claims": Kind(
         "mixdpo.paper.claims",
         "claims_table",
         policies=(*SAMPLES, "judgements"),
         experiments=("sft", "gates"),
-        statistic="effect ± SE with its 95 % interval; p Holm-corrected over all claims that are tested",
+        statistic="effect ± SE and 95 % interval for new seeds and prompts; p Holm-corrected over all claims that are judged",
     ),
     "sensitivity": Kind(
         "mixdpo.paper.claims",
@@ -90,33 +92,33 @@ KINDS = {
         "ablations_table",
         policies=SAMPLES,
         records=True,
-        statistic="mean over test prompts ± SD/√n; entropies over test prompts or validation triplets",
+        statistic=f"mean {SE}; entropies over test prompts or test triplets",
     ),
     "win_rates": Kind(
         "mixdpo.paper.users",
         "win_rates_table",
         policies=("judgements", "completions"),
-        statistic="mean over pairs ± SD/√n, each the mean of its two orders, a tie half a win; KL over test prompts",
+        statistic=f"mean over pairs {SE}, each the mean of its two orders, a tie half a win; KL over test prompts",
     ),
     "length_bias": Kind(
         "mixdpo.paper.users",
         "length_bias_table",
         policies=("judgements",),
-        statistic="mean over the pairs of that length ± SD/√n, a tie half a win",
+        statistic=f"mean over the pairs of that length {SE}, a tie half a win",
     ),
     "users": Kind(
         "mixdpo.paper.users",
         "users_table",
         policies=("completions", "policies"),
         experiments=("preferences",),
-        statistic="share ± √(p(1 − p)/n), or mean over test prompts ± SD/√n",
+        statistic=f"share of users [95 % interval], or mean {SE}",
     ),
     "gates": Kind(
         "mixdpo.paper.runs",
         "gates_table",
         policies=("completions",),
         experiments=("gates",),
-        statistic="share of prompts ± its standard error",
+        statistic=f"share of prompts {SE}",
     ),
     "validity": Kind(
         "mixdpo.paper.runs",
@@ -146,25 +148,25 @@ KINDS = {
         "mixdpo.paper.fair_trial",
         "fair_trial_table",
         policies=SAMPLES,
-        statistic="mean over seeds and test prompts ± SE, or with the 95 % interval of a bootstrap of seeds, then prompts",
+        statistic=f"mean over training seeds and test prompts {SE}, intervals likewise",
     ),
     "frontier": Kind(
         "mixdpo.paper.frontier",
         "frontier_table",
         policies=SAMPLES,
-        statistic="mean over seeds and test prompts ± SE, or with the 95 % interval of a bootstrap of seeds, then prompts",
+        statistic=f"mean over training seeds and test prompts {SE}, intervals likewise",
     ),
     "held_out": Kind(
         "mixdpo.paper.held_out",
         "held_out_table",
         policies=("policies",),
-        statistic="share of the held-out comparisons with P > 1/2 ± SE over seeds and prompts",
+        statistic=f"share of the comparisons with P > 1/2 {SE}",
     ),
     "new_users": Kind(
         "mixdpo.paper.new_users",
         "new_users_table",
         policies=("policies", "judgements"),
-        statistic="mean over seeds and prompts ± SE, each averaged over draws of the comparisons first",
+        statistic=f"mean {SE}, averaged over draws of the comparisons first",
     ),
     "posteriors": Kind("mixdpo.paper.figures.posteriors", "posteriors", ("policies",), ("sft",), figure=True),
     "words": Kind("mixdpo.paper.figures.words", "words", ("completions", "policies"), figure=True),

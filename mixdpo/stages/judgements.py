@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mixdpo.data.statistics import mean_and_se
 from mixdpo.errors import UserError
 from mixdpo.provenance.artifact import write_json
 from mixdpo.stages.judges import Comparison, build
@@ -120,17 +119,8 @@ def pair_scores(table: pd.DataFrame) -> pd.DataFrame:
     return pairs.agg(score=("score", "mean"), tokens_difference=("tokens_difference", "first"))
 
 
-def win_rate(scores: pd.DataFrame) -> tuple[float, float, int]:
-    """Mean score of pairs in [0, 1], its standard error SD/√n, and n; NaN without pairs."""
-    return (*(mean_and_se(scores["score"]) if len(scores) else (float("nan"),) * 2), len(scores))
-
-
-def by_length(scores: pd.DataFrame, edges: tuple[float, float] | None = None) -> pd.DataFrame:
-    """Win rate where the policy's completion is shorter (tokens_difference below edges[0]), longer (above edges[1]) or
-    about as long: columns length, win_rate, se, n. Without edges, terciles of these pairs."""
-    difference = scores["tokens_difference"]
-    low, high = difference.quantile([1 / 3, 2 / 3]) if edges is None else edges
-    shorter, longer = difference < low, difference > high
-    bins = {"shorter": shorter, "about as long": ~shorter & ~longer, "longer": longer}
-    rows = [(length, *win_rate(scores[chosen])) for length, chosen in bins.items()]
-    return pd.DataFrame(rows, columns=["length", "win_rate", "se", "n"])
+def by_length(difference: np.ndarray, edges: tuple[float, float]) -> dict[str, np.ndarray]:
+    """Which pairs are those where the policy's completion is shorter (tokens_difference below edges[0]), longer (above
+    edges[1]) or about as long."""
+    shorter, longer = difference < edges[0], difference > edges[1]
+    return {"shorter": shorter, "about as long": ~shorter & ~longer, "longer": longer}

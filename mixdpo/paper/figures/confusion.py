@@ -17,16 +17,19 @@ RANGE = 0.5
 SAME = "Both gates have\nthe same shares\nin every cell."
 
 
-def confusion_matrix(weights: pd.DataFrame, domains: Sequence[str]) -> tuple[np.ndarray, pd.Series]:
+def confusion_matrix(weights: pd.DataFrame, domains: Sequence[str]) -> tuple[np.ndarray, pd.DataFrame]:
     """Prompts of each domain (rows) by the domain whose expert weighs most (columns), over all seeds: (D, D).
 
-    Expert k stands for domain k. The second value is, for every prompt, the share of seeds that are right.
+    Expert k stands for domain k. The second value says which are right, (seeds × prompts).
     """
     truth = weights["domain"].map(domains.index).to_numpy()
     chosen = weights[[f"w{k}" for k in range(len(domains))]].to_numpy().argmax(axis=1)
     counts = np.zeros((len(domains), len(domains)), dtype=int)
     np.add.at(counts, (truth, chosen), 1)
-    return counts, pd.Series(truth == chosen).groupby(weights["prompt_id"].to_numpy()).mean()
+    right = weights.assign(right=(truth == chosen).astype(float)).pivot(
+        index="policy", columns="prompt_id", values="right"
+    )
+    return counts, right
 
 
 def confusion(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFrame]:

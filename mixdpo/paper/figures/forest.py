@@ -14,6 +14,7 @@ from mixdpo.paper.claims import judged
 from mixdpo.paper.figures.style import GREY, WIDTH, letter
 
 VERDICTS = {"supported": ("o", "#0072B2"), "undecided": ("|", "#404040"), "not supported": ("X", "#C75000")}
+VERDICTS |= {"not judged": ("s", "#6E6E6E")}
 """Marker and colour of a verdict; the markers alone tell them apart in grey."""
 PUBLISHED = {"marker": "D", "markerfacecolor": "white", "markeredgecolor": "black", "markersize": 4.2, "linestyle": ""}
 BAND = "#F1F1F1"
@@ -171,8 +172,8 @@ def draw_legend(figure: Figure) -> None:
         loc="upper left",
         bbox_to_anchor=(0.0, 1.0),
         ncols=len(handles),
-        columnspacing=1.4,
-        handlelength=1.8,
+        columnspacing=1.0,
+        handlelength=1.6,
         title="Measured effect with 95 % interval, by verdict:",
         title_fontsize=7,
         alignment="left",

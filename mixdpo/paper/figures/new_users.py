@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from mixdpo.data.statistics import share
 from mixdpo.paper.fair_trial import as_line
 from mixdpo.paper.figures.style import GREY, HEAD_COLOURS, HEAD_LINES, HEAD_MARKERS, across, letter
 from mixdpo.paper.new_users import SEEN, UNSEEN, WINS, by_known
@@ -28,7 +29,7 @@ def new_users_curve(form: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.
             m = float(users.partition("m = ")[2] or "nan")
             for i, column in enumerate(PANELS):
                 if column in values:
-                    line = as_line(values[column])
+                    line = as_line(values[column], share)
                     about = {"panel": letter(i), "series": row["name"], "x": m, "y": line.pop("mean")}
                     lines.append(about | {"users": users.partition(",")[0]} | line)
     numbers = pd.DataFrame(lines)

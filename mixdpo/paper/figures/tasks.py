@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from mixdpo.data.statistics import mean_and_se
+from mixdpo.data.statistics import hierarchical, mean_and_se
 from mixdpo.paper.figures.posteriors import draw_curve, posterior_curves, step_label
 from mixdpo.paper.figures.style import (
     GREY,
@@ -36,18 +36,21 @@ def prompt_weights(artifacts: dict[str, Path], method: str, orders: dict[str, li
 
 
 def mean_weights(weights: pd.DataFrame, domains: list[str], shown: list[int]) -> pd.DataFrame:
-    """Mean weight of each shown expert on each domain's prompts, with its 95 % interval (t) over prompts.
-
-    A prompt's weight is averaged over seeds first. Columns head, x (domain), y, se, low, high, n.
+    """Mean weight of each shown expert on each domain's prompts, with its 95 % interval (`hierarchical`; of one seed,
+    t over prompts). Columns head, x (domain), y, se, low, high, n.
     """
-    per_prompt, lines = weights.groupby(["domain", "prompt_id"])[[f"w{k}" for k in shown]].mean(), []
+    lines = []
     for k in shown:
         for domain in domains:
-            own = per_prompt.loc[domain, f"w{k}"]
-            mean, se = mean_and_se(own)
-            half = se * stats.t.ppf(0.975, max(len(own) - 1, 1))
-            bounds = {"se": se, "low": mean - half, "high": mean + half}
-            lines.append({"head": k, "x": domain, "y": mean} | bounds | {"n": len(own)})
+            own = weights[weights["domain"] == domain].pivot(index="policy", columns="prompt_id", values=f"w{k}")
+            if len(own) > 1:
+                found = hierarchical(own)
+                mean, bounds = found.effect, {"se": found.se, "low": found.low, "high": found.high}
+            else:
+                mean, se = mean_and_se(own)
+                half = se * stats.t.ppf(0.975, max(own.shape[1] - 1, 1))
+                bounds = {"se": se, "low": mean - half, "high": mean + half}
+            lines.append({"head": k, "x": domain, "y": mean} | bounds | {"n": own.shape[1]})
     return pd.DataFrame(lines)
 
 

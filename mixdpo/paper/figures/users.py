@@ -9,6 +9,7 @@ from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 
 from mixdpo.paper.figures.style import LABEL_COLOURS, LABEL_MARKERS, across, folders, letter
+from mixdpo.paper.scores import triplets_of
 
 
 def user_rewards(responsibilities: pd.DataFrame) -> pd.DataFrame:
@@ -35,7 +36,7 @@ def user_map(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFr
     axes = figure.subplots(1, len(table["rows"]), squeeze=False)[0]
     for panel, (row, axis) in enumerate(zip(table["rows"], axes)):
         folder = next(iter(folders(artifacts, "policies", row["policy"]).values()))
-        users = user_rewards(pd.read_parquet(folder / "responsibilities.parquet"))
+        users = user_rewards(triplets_of(folder, "validation"))
         places, explained = principal_components(users.filter(regex="^margin").to_numpy())
         users["x"], users["y"] = places.T
         for style, colour, marker in zip(table["styles"], LABEL_COLOURS, LABEL_MARKERS):

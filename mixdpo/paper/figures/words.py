@@ -16,7 +16,7 @@ from scipy import stats
 
 from mixdpo.data.statistics import mean_and_se
 from mixdpo.paper.figures.style import FONT, GREY, HEAD_COLOURS, STYLE, WIDTH, across, folders, letter
-from mixdpo.paper.scores import head_order
+from mixdpo.paper.scores import head_order, triplets_of
 
 LETTERS = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
 WORD = re.compile(rf"(?<![\w\ufffd\xad-]){LETTERS}(?!['’]?[\w\ufffd\xad-])")
@@ -70,19 +70,16 @@ def log_odds_z(counts: pd.DataFrame, prior: float) -> pd.DataFrame:
 
 
 def best_styles(table: dict, artifacts: dict[str, Path], order: dict[str, list[int]]) -> list[tuple[str, float] | None]:
-    """The style with each head's largest mean q on validation triplets; None if the next style is within 2 SE.
-
-    q is averaged over seeds first: every seed's policy is validated on the same triplets.
-    """
+    """The style with each head's largest mean q on validation triplets; None if the next style is within 2 SE."""
     frames = {
-        policy: pd.read_parquet(folder / "responsibilities.parquet")
+        policy: triplets_of(folder, "validation")
         for policy, folder in folders(artifacts, "policies", table["rows"][0]["policy"]).items()
     }
     style = next(iter(frames.values()))["style"]
     best = []
     for head in range(len(next(iter(order.values())))):
-        q = sum(frame[f"q{order[policy][head]}"] for policy, frame in frames.items()) / len(frames)
-        ranked = sorted(((s, *mean_and_se(q[style == s])) for s in table["rewards"]), key=lambda line: -line[1])
+        q = np.stack([frame[f"q{order[policy][head]}"] for policy, frame in frames.items()])
+        ranked = sorted(((s, *mean_and_se(q[:, style == s])) for s in table["rewards"]), key=lambda line: -line[1])
         (first, mean, se), (_, next_mean, next_se) = ranked[:2]
         best.append((first, mean) if mean - next_mean > 2 * np.hypot(se, next_se) else None)
     return best
