@@ -24,11 +24,12 @@ TRIPLET = ["prompt", "pair", "style"]
 def fair_trial_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """Rows are methods; the `ceiling` is one whose experts are each taught a style, `baseline` has a single expert.
 
-    −log P is that of (5), the gain in log P the baseline's −log P less the row's. `recovered` is the share of triplets
-    whose expert of the largest margin is that of their style, `chance` the same if the styles of a pair are permuted,
-    and `of_ceiling` (recovered − chance) as a share of the same of the ceiling. `annotators` is the share whose
-    likeliest expert over all of their training triplets is that of their style. Of a reward, the best expert is chosen on one
-    half of the prompts and measured on the other, in SDs of the baseline's scores; `kl` (nats) is its own.
+    −log P is that of (5), the gain in log P the baseline's −log P less the row's. `recovered` is the share of
+    triplets whose expert of the largest margin is that of their style, `chance` the same if the styles of a pair
+    are permuted, and `of_ceiling` (recovered − chance) as a share of the same of the ceiling. `annotators` is the
+    share whose likeliest expert over all of their training triplets is that of their style. Of a reward, the best
+    expert is chosen on one half of the prompts and measured on the other, in SDs of the baseline's scores; `kl`
+    (nats) is its own.
     """
     table, about = Table(), {"experiment": form["experiment"]}
     ceiling = style_recovered(artifacts, form["ceiling"])

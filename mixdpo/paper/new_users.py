@@ -128,5 +128,5 @@ def expert_scores(artifacts: dict[str, Path], method: str, opponent: str) -> lis
 def wins(scores: pd.DataFrame, weights: dict[str, np.ndarray], styles: dict[str, str]) -> np.ndarray:
     """By prompt: the mean score under the mean weights of the users of the prompt's style; NaN where one is unknown."""
     by_style = pd.DataFrame(weights).T.groupby(styles).mean()
-    own = by_style.reindex(scores["style"]).to_numpy()
-    return (own * scores.drop(columns="style").to_numpy()).sum(axis=1)
+    each = scores.drop(columns="style")
+    return (by_style.reindex(index=scores["style"], columns=each.columns).to_numpy() * each.to_numpy()).sum(axis=1)

@@ -1,6 +1,7 @@
 """The configuration: read with its overlay, and handed out in slices, one per stage."""
 
 import re
+from itertools import chain
 from pathlib import Path
 
 from mixdpo.errors import UserError
@@ -192,7 +193,25 @@ def published(folder: Path, config: dict) -> dict[str, dict]:
             table["experiments"] = [experiment for experiment in table["experiments"] if experiment not in absent]
     if all(has_users(config, experiment) for experiment in present(config)):
         tables = {name: table for name, table in tables.items() if table["kind"] != "validity"}
-    return {name: table for name, table in tables.items() if table.get("experiment") not in absent}
+    kept = {name: table for name, table in tables.items() if table.get("experiment") not in absent}
+    return {name: with_a_policy_for_each_style(config, table) for name, table in kept.items()}
+
+
+def with_a_policy_for_each_style(config: dict, table: dict) -> dict:
+    """The table, where `policies` of a row is {style: policy}; its file has {style} in the place of the style."""
+    if not any("policies" in row for row in table.get("rows", [])):
+        return table
+    styles = styles_of(config, table["experiment"])
+    each = [
+        {style: row["policies"].format(style=style) for style in styles if "policies" in row} for row in table["rows"]
+    ]
+    return table | {"rows": [row | {"policies": own} if own else row for row, own in zip(table["rows"], each)]}
+
+
+def styles_of(config: dict, experiment: str) -> list[str]:
+    """The styles of preference of an experiment: those of its users, or its rewards."""
+    chosen = config["experiments"][experiment]
+    return chosen["users"]["styles"] if "users" in chosen else chosen["rewards"]
 
 
 def form_of(path: Path) -> dict:
@@ -234,5 +253,5 @@ def methods_of(table: dict, experiment: str) -> list[str]:
     """The methods that a table compares within an experiment: those of its rows, and what it compares them with."""
     rows = [row for row in table.get("rows", []) if row.get("experiment", experiment) == experiment]
     named = [entry[key] for entry in [*rows, table] for key in COMPARED if key in entry]
-    each = [method for row in rows for method in row.get("policies", {}).values()]
-    return list(dict.fromkeys([*named, *each, *table.get("opponents", [])]))
+    each = [row["policies"].values() for row in rows if isinstance(row.get("policies"), dict)]
+    return list(dict.fromkeys([*named, *chain(*each), *table.get("opponents", [])]))

@@ -13,11 +13,13 @@ from scipy.special import log_expit, logsumexp
 STYLES = ["sentiment", "informativeness", "grammar"]
 
 
-def margins(rng, prompts: int, knows: list[float], pairs: int = 4, split: str = "test") -> pd.DataFrame:
+def margins(
+    rng, prompts: int, knows: list[float], pairs: int = 4, split: str = "test", apart: float = 0.3
+) -> pd.DataFrame:
     """Triplets of one split, with margin0 to margin2: `knows[k]` times that of a specialist of style k, plus noise that
     the experts share."""
     rows, tastes = [], rng.choice([-1, 1], (prompts, pairs, len(STYLES)))
-    common, own = rng.normal(0, 1, (prompts, pairs)), rng.normal(0, 0.3, (prompts, pairs, len(STYLES)))
+    common, own = rng.normal(0, 1, (prompts, pairs)), rng.normal(0, apart, (prompts, pairs, len(STYLES)))
     for prompt, pair in np.ndindex(prompts, pairs):
         for s, style in enumerate(STYLES):
             sign = tastes[prompt, pair, s]
@@ -40,17 +42,19 @@ def judged(frame: pd.DataFrame, weights: list[float]) -> pd.DataFrame:
     return frame.assign(log_p=log_p, **{f"w{k}": w for k, w in enumerate(weights)}).join(q)
 
 
-def policy(folder: Path, seed: int, knows: list[float], units: int = 0, scales: tuple[float, ...] = ()) -> Path:
+def policy(
+    folder: Path, seed: int, knows: list[float], units: int = 0, scales: tuple[float, ...] = (), noise: float = 0.2
+) -> Path:
     """All artifacts of one policy: K = len(knows) experts; `units` annotators, all told but those of the first ten.
 
     Expert k's own reward is 1 + knows[k] at KL 10 (1 + knows[k]), others 1; scaled by λ, gains grow as λ, KL as λ².
     """
     folder.mkdir(parents=True)
     rng, k = np.random.default_rng(0), len(knows)
-    frames = [margins(rng, n, knows, split=split) for split, n in (("validation", 30), ("test", 60))]
-    noise = np.random.default_rng(seed + 1).normal(0, 0.2, (sum(map(len, frames)), k))
+    frames = [margins(rng, n, knows, split=split, apart=1.5 * noise) for split, n in (("validation", 30), ("test", 60))]
     frame = pd.concat(frames, ignore_index=True)
-    frame[[f"margin{i}" for i in range(k)]] += noise
+    drawn = np.random.default_rng(seed + 1).normal(0, noise, (len(frame), k))
+    frame[[f"margin{i}" for i in range(k)]] += drawn
     judged(frame, [1 / k] * k).to_parquet(folder / "responsibilities.parquet")
     if units:
         styles = np.arange(units) % k
