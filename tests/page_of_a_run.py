@@ -8,6 +8,7 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import yaml
+from planted import whole
 from safetensors.numpy import save_file
 
 from mixdpo.paper.page import page as make_page
@@ -135,6 +136,7 @@ def made_page() -> Path:
         if policy != "reference":
             q = pd.DataFrame(rng.dirichlet([1] * experts, len(triplets))).add_prefix("q")
             q.insert(0, "style", triplets["style"])
+            q = whole(q)
             made(trained, config, [preferences, sft], lambda out, q=q: q.to_parquet(out / "responsibilities.parquet"))
         decodings = ["token", *(["sequence", "expert0", "expert1", "expert2"] if experts > 1 else [])]
         frame = pd.DataFrame({"prompt_id": range(20), "prompt": prompts, "domain": "movie", "sample": 0})

@@ -17,6 +17,7 @@ import requests_cache
 import rocrate
 import yaml
 from conftest import snakemake
+from planted import whole
 from rocrate_validator.models import Severity, ValidationSettings
 from rocrate_validator.services import validate
 from urllib3 import HTTPResponse
@@ -106,8 +107,8 @@ def make(path: str, config: dict, tables: dict, sentiment: float = 0.0) -> None:
         elif stage == "evaluations":
             frame.assign(domain="movie").to_parquet(out / "completions.parquet")
         elif stage == "policies":
-            rows = {"style": ["s"], "domain": ["movie"], "q0": [1.0]}
-            pd.DataFrame(rows).to_parquet(out / "responsibilities.parquet")
+            rows = {"style": ["s"], "domain": ["movie"], "q0": [0.5]}
+            whole(pd.DataFrame(rows)).to_parquet(out / "responsibilities.parquet")
         elif stage == "sft":
             rows = {"domain": ["movie", "book"], "reviews": 9, "before": [7.5, 8.5], "after": [6.5 + sentiment, 7.0]}
             pd.DataFrame(rows).to_csv(out / "perplexity.csv", index=False)

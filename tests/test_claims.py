@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import shown
+from planted import whole
 
 from mixdpo.paper import measures
 from mixdpo.paper.claims import claims_table, judged, published_effect, sensitivity_table, verdict
@@ -39,7 +40,7 @@ MIX |= {"policy": "mix", "decoding": "token", "baseline": "dpo"}
 
 @pytest.fixture
 def artifacts(tmp_path):
-    """Joy on 40 prompts, 0, 0, 1, 1 …: that of DPO. Mix has one more by token and as much by sequence.
+    """Two seeds, alike. Joy on 40 prompts, 0, 0, 1, 1 …: that of DPO. Mix has one more by token and as much by sequence.
 
     Even prompts are of movies; w0 is 0.9 there and 0.6 on books. Head 0 writes "so good", head 1 "so bad". q0 is 0.9
     on triplets of the style s, which are those of movies, and 0.2 on those of t.
@@ -60,8 +61,8 @@ def artifacts(tmp_path):
         frame.drop(columns="joy").to_parquet(own["completions"] / "completions.parquet")
         w0 = np.where(prompts["domain"] == "movie", 0.9, 0.6)
         prompts.assign(w0=w0, w1=1 - w0).to_parquet(own["completions"] / "weights.parquet")
-        q.assign(q1=1 - q["q0"]).to_parquet(own["policies"] / "responsibilities.parquet")
-        folders |= {f"{stage}:e/{method}/seed0": folder for stage, folder in own.items()}
+        whole(q.assign(q1=1 - q["q0"])).to_parquet(own["policies"] / "responsibilities.parquet")
+        folders |= {f"{stage}:e/{method}/seed{seed}": folder for stage, folder in own.items() for seed in (0, 1)}
     return folders
 
 
@@ -81,7 +82,7 @@ def test_comparisons_table(artifacts):
     assert cells["p_holm"].tolist() == pytest.approx([2 * cells["p"][0]] * 2 + [1.0])
     assert cells["published"].tolist() == pytest.approx([0.1, 0.4, np.nan], nan_ok=True)
     assert cells["z"].tolist() == pytest.approx([(1 - 0.1) / 0.05, (1 - 0.4) / 0.05, np.nan], nan_ok=True)
-    level = (1.5 - 0.6) / np.hypot(0.04, np.sqrt(0.25 * 40 / 39 / 40))
+    level = (1.5 - 0.6) / np.hypot(0.04, np.sqrt(0.25 * 40 / 39 / 40))  # seeds that agree add nothing
     assert cells["level_z"][0] == pytest.approx(level)
     assert grid["p (Holm, 2)"].tolist() == ["<0.001", "1.000"]
     assert grid.loc[0, "Difference, published"] == "+0.100 ± 0.050 (T1); +0.400 ± 0.050 (T3)"
@@ -115,7 +116,12 @@ def test_published_effects_come_from_the_cells():
         ({"test": "less"}, -0.3, 0.1, 0.50, -0.5, "not supported"),
         ({}, -0.1, 0.6, 0.50, 0.5, "undecided"),  # no power
         ({}, -0.1, 0.3, 0.50, np.nan, "undecided"),  # the paper prints no size
-        ({}, -0.1, 0.3, 0.50, -0.2, "undecided"),  # its numbers contradict its words
+        ({}, -0.1, 0.3, 0.50, -0.2, "undecided"),  # its numbers contradict its words: their size counts
+        ({}, -0.1, 0.1, 0.50, -0.2, "not supported"),
+        ({"test": "less"}, -0.1, 0.1, 0.50, 0.2, "not supported"),
+        ({}, -0.3, -0.1, 0.20, np.nan, "undecided"),  # the opposite, but not after Holm
+        ({}, -0.3, -0.1, 0.20, 0.5, "not supported"),  # and yet smaller than published
+        ({"test": "less"}, 0.1, 0.3, 0.20, np.nan, "undecided"),
         ({"smallest": 0.5}, 0.1, 0.3, 0.01, 0.5, "not supported"),
         ({"test": "equal", "target": 0.1, "margin": 0.2}, 0.0, 0.2, 0.01, np.nan, "supported"),
         ({"test": "equal", "target": 0.1, "margin": 0.2}, 0.2, 0.4, 0.30, np.nan, "undecided"),
@@ -125,7 +131,10 @@ def test_published_effects_come_from_the_cells():
 )
 def test_verdict(row, low, high, p_holm, size, expected):
     found = {"low": low, "high": high, "p_holm": p_holm, "size": size}
-    assert verdict({"test": "greater"} | row, found)[0] == expected
+    row = {"test": "greater"} | row
+    assert verdict(row, found | {"seeds": 5})[0] == verdict(row, found | {"seeds": 0})[0] == expected
+    one = ("not tested", "no data") if expected == "not tested" else ("not judged", "one seed")
+    assert verdict(row, found | {"seeds": 1}) == one
 
 
 def test_leading_head_is_chosen_on_the_other_half():
@@ -147,10 +156,16 @@ def test_claims_table(artifacts):
     table = {"rows": rows, "cells_of": ["t"], "published_prompts": {"e": 100}, "seed": 0, "experiments": ["e"]}
     made = claims_table(resolved(table, {"t": PRINTED}), artifacts)
     cells, grid = made.numbers(), shown(made)
-    columns = "claim text where published experiment test effect se low high p p_holm n verdict"
+    columns = "claim text where published experiment test effect se low high p p_holm n seeds verdict"
     columns += " reason effect_sigma low_sigma high_sigma published_sigma"
     assert " ".join(cells) == columns
-    assert cells.loc[0, ["published", "effect", "n", "verdict"]].tolist() == [pytest.approx(0.1), 1.0, 40, "supported"]
+    assert cells.loc[0, ["published", "effect", "n", "seeds", "verdict"]].tolist() == [
+        pytest.approx(0.1),
+        1.0,
+        40,
+        2,
+        "supported",
+    ]
     assert cells["p_holm"][0] == cells["p"][0] and cells.loc[1, "verdict"] == "not tested"
     deviation = np.std([0.0, 1.0] * 20, ddof=1)
     assert grid.loc[0, "Ours"] == f"+1.000 ± 0.000 ({1 / deviation:+.2f} σ)"
@@ -161,6 +176,30 @@ def test_claims_table(artifacts):
     told = made.json(name="claims")["printed"][0]["rows"][0][2]
     assert (told["row"], told["policy"], told["decoding"], told["experiment"]) == ("mix", "mix", "token", "e")
     assert told["records"][0]["n"] == "40" and told["records"][0]["reason"] == ""
+
+
+def test_one_seed_is_not_judged(artifacts):
+    """The effect and its interval over prompts are printed; Holm counts what is judged."""
+    one = {name: folder for name, folder in artifacts.items() if name.endswith("seed0")}
+    claims = [MIX, MIX | {"claim": "same", "test": "equal", "target": 1, "margin": 0.5}]
+    table = {"rows": claims, "cells_of": ["t"], "published_prompts": {"e": 100}, "seed": 0, "experiments": ["e"]}
+    made = claims_table(resolved(table, {"t": PRINTED}), one)
+    cells, grid = made.numbers(), shown(made)
+    assert cells["verdict"].tolist() == ["not judged"] * 2 and cells["reason"].tolist() == ["one seed"] * 2
+    assert cells[["effect", "low", "high", "n", "seeds"]].values.tolist() == [[1, 1, 1, 40, 1]] * 2
+    assert cells["p_holm"].isna().all() and grid["p (Holm, 0)"].tolist() == ["–", "–"]
+    assert grid["Verdict"].tolist() == ["not judged: one seed"] * 2
+
+
+def test_the_unit_of_rewards_does_not_shrink_with_seeds(artifacts):
+    """σ is the SD over prompts within a seed: also where what two seeds have in common is nothing."""
+    own = within_e(artifacts)
+    frame = pd.read_parquet(own["rewards:dpo/seed0"] / "scores.parquet")
+    other = own["rewards:dpo/seed0"].parent / "other"
+    other.mkdir()
+    frame.assign(joy=1 - frame["joy"]).to_parquet(other / "scores.parquet")
+    _, unit = measures.reward(MIX, own | {"rewards:dpo/seed1": other}, 0)
+    assert unit == pytest.approx(np.std([0.0, 1.0] * 20, ddof=1))
 
 
 def test_sensitivity_table(artifacts):
@@ -178,9 +217,8 @@ def test_sensitivity_table(artifacts):
 
 def test_measures_of_heads_and_gates(artifacts):
     """Styles alternate with q, words tell the heads, and the gate sends every prompt to movies: right on half."""
-    own, row = within_e(artifacts), {"policy": "mix", "domains": ["movie", "book"], "shuffles": 99}
-    recovered, _ = style_recovery(row, own, 0)
-    assert recovered.effect == pytest.approx(1 - 0.55, abs=0.05) and recovered.p == 1 / 100
+    own, row = within_e(artifacts), {"policy": "mix", "domains": ["movie", "book"]}
+    assert style_recovery(row, own, 0)[0].effect == 0, "a pair of one triplet has no other deal"
     assert heads_told_by_words(row, own, 0)[0].effect == 0.5
     assert posterior_by_domain(row, own, 0)[0].effect == pytest.approx(0.9 - 0.2)
     assert gate_accuracy(row, own, 0)[0].effect == 0.5
@@ -198,7 +236,16 @@ def test_a_claim_of_an_experiment_left_out_is_not_tested():
 
 def test_a_win_rate_can_be_smaller_than_claimed():
     row = {"test": "greater", "measure": "win_rate"}
-    found = {"low": -0.01, "high": 0.02, "p_holm": 1.0, "size": 0.048, "effect": 0.005, "se": 0.007, "p": 0.5}
+    found = {
+        "low": -0.01,
+        "high": 0.02,
+        "p_holm": 1.0,
+        "size": 0.048,
+        "effect": 0.005,
+        "se": 0.007,
+        "p": 0.5,
+        "seeds": 3,
+    }
     assert verdict(row, found) == ("not supported", "smaller than claimed")
 
 

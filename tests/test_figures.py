@@ -13,6 +13,7 @@ import torch
 import yaml
 from matplotlib.colors import to_rgba
 from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE
+from planted import whole
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
@@ -49,7 +50,7 @@ def policy(folder: Path, heads: int, reference: Path, w: np.ndarray, step: int =
     pd.DataFrame(curve).to_csv(folder / "curve.csv", index=False)
     q = {f"q{k}": np.tile([0.3, 0.32], 30) + 0.1 * (np.arange(60) // 20 == j) for j, k in enumerate(order)}
     triplets = pd.DataFrame({"style": np.repeat(REWARDS, 20), "domain": "movie"} | dict(sorted(q.items())))
-    triplets.to_parquet(folder / "responsibilities.parquet")
+    whole(triplets).to_parquet(folder / "responsibilities.parquet")
     weight = AutoModelForCausalLM.from_pretrained(reference / "model").get_output_embeddings().weight.detach()
     generator = torch.Generator().manual_seed(0)
     noise = [torch.randn(weight.shape, generator=generator) for _ in range(heads)]
@@ -109,7 +110,7 @@ def test_posterior_curves(tmp_path):
         curve.to_csv(tmp_path / str(seed) / "curve.csv", index=False)
         styles = {f"q{seed}": [0.9, 0.5], f"q{1 - seed}": [0.1, 0.5]}
         after = pd.DataFrame({"style": ["joy", "sorrow"], "domain": "d"} | styles)
-        after.sort_index(axis=1).to_parquet(tmp_path / str(seed) / "responsibilities.parquet")
+        whole(after.sort_index(axis=1)).to_parquet(tmp_path / str(seed) / "responsibilities.parquet")
         artifacts[f"policies:m/seed{seed}"] = tmp_path / str(seed)
     points, window = posterior_curves({"rows": [{"policy": "m"}], "smoothing": 0.5}, artifacts, ["joy"])
     head = points[points["head"] == 0]
@@ -133,12 +134,13 @@ def test_a_panel_of_posteriors_is_a_style(tmp_path, model_folder):
 
 
 def test_mixture_weights(moe):
-    """Expert 0 on movies: 0.9 and 0.7 in seed 0, 0.02 more in seed 1: mean 0.81, SE 0.1; t of one degree is 12.7."""
+    """Expert 0 on movies: 0.9 and 0.7 in seed 0, 0.02 more in seed 1: mean 0.81, SE of prompts 0.1, of seeds 0.01 (t 12.7)."""
     _, numbers = tasks(published("figure3"), moe)
     means = numbers[numbers["panel"] == "b"].set_index(["head", "x"])
+    half = np.hypot(1.96 * 0.1, 12.706 * 0.01)
     movie, book = (means.loc[(0, domain), ["y", "se", "low", "high", "n"]].tolist() for domain in ("movie", "book"))
-    assert movie == pytest.approx([0.81, 0.1, 0.81 - 1.2706, 0.81 + 1.2706, 2], abs=1e-4)
-    assert book[:2] == pytest.approx([0.31, 0.1])
+    assert movie == pytest.approx([0.81, np.hypot(0.1, 0.01), 0.81 - half, 0.81 + half, 2], abs=1e-4)
+    assert book[:2] == pytest.approx([0.31, np.hypot(0.1, 0.01)])
     assert set(numbers["head"]) == {0}, "expert 1 has the rest"
     assert set(numbers.loc[numbers["panel"] == "a", "series"]) == {"movie", "book"}
 
@@ -244,7 +246,9 @@ def test_words_do_not_touch():
 
 def test_no_style_stands_out_of_noise(tmp_path):
     q = {"q0": [0.5, 0.3, 0.49, 0.31]}
-    pd.DataFrame({"style": ["joy", "joy", "awe", "awe"]} | q).to_parquet(tmp_path / "responsibilities.parquet")
+    pd.DataFrame({"style": ["joy", "joy", "awe", "awe"], "split": "validation"} | q).to_parquet(
+        tmp_path / "responsibilities.parquet"
+    )
     table = {"rows": [{"policy": "m"}], "rewards": ["joy", "awe"]}
     assert best_styles(table, {"policies:m/seed0": tmp_path}, {"m/seed0": [0]}) == [None]
 
@@ -411,7 +415,7 @@ def test_users_are_drawn_by_the_styles_that_they_have(tmp_path):
     """No user prefers honesty or truthfulness here; the panel is as wide as the figure lets it be."""
     users = {"user": [0, 1, 2], "style": ["helpfulness", "helpfulness", "instruction_following"]}
     users |= {"margin0": [0.0, 1.0, 0.5], "margin1": [0.0, 1.0, 0.2]}
-    pd.DataFrame(users).to_parquet(tmp_path / "responsibilities.parquet")
+    pd.DataFrame(users).assign(split="validation").to_parquet(tmp_path / "responsibilities.parquet")
     figure, _ = user_map(published("poster_figure"), {"policies:user_moe_case1/seed0": tmp_path})
     (axis,) = figure.axes
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["Helpfulness", "Instruction following"]

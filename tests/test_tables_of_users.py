@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import shown
+from planted import whole
 
 from mixdpo.paper.ablations import ablations_table, entropy, seconds_per_step
 from mixdpo.paper.figures import figures
@@ -72,7 +73,9 @@ ROW = {"name": "Mixture", "policy": "moe", "decoding": "token"}
 
 
 def test_win_rates_pool_orders_then_seeds(judgements):
-    """Per prompt 1, 1/2, 1/2, 1: mean 3/4, SD √(1/12), SE √(1/48). Pairs with both judgements 3 + 3, one contradicts.
+    """Seeds' means are 1/2 and 7/8: mean 11/16, and their SE 3/16; what prompts have in common adds 0.073 to it.
+
+    Pairs with both judgements 3 + 3, one contradicts.
 
     log π/π_ref is 2 for every prompt over the seeds; of DPO 0 or 1, so 1/2, SD √(1/3), SE √(1/12).
     """
@@ -81,14 +84,14 @@ def test_win_rates_pool_orders_then_seeds(judgements):
     table = win_rates_table(form, judgements)
     cells, grid = table.numbers(), shown(table)
     line = cells.iloc[0]
-    assert (line["mean"], line["se"], line["n"]) == (0.75, pytest.approx(np.sqrt(1 / 48)), 4)
+    assert (line["mean"], line["se"], line["n"]) == (11 / 16, pytest.approx(np.hypot(3 / 16, 0.0733), abs=1e-4), 4)
     assert (line["contradictions"], line["failures"], line["judgements"]) == (pytest.approx(1 / 6), 3, 16)
     assert (line["published_mean"], line["published_where"], line["seeds"]) == (0.548, "there", 2)
     assert grid.loc[0, "Win rate, %, published"] == "54.8 ± 2.7"
     assert grid[[*table.headings]].iloc[0].to_dict() == {
         "Model": "Mixture",
         "Against": "DPO",
-        "Win rate, %": "75.0 ± 14.4",
+        "Win rate, %": "68.8 ± 20.1",
         "KL(π ‖ π_ref), nats": "2.0 ± 0.0",
         "KL of the opponent, nats": "0.5 ± 0.3",
         "Pairs": "4",
@@ -129,9 +132,9 @@ def test_length_bias(judgements):
     assert cells[["length", "mean", "n"]].values.tolist() == [
         ["Shorter", 1.0, 1],
         ["About as long", 0.5, 1],
-        ["Longer", 0.75, 2],
+        ["Longer", 0.5, 2],
     ]
-    assert grid.loc[0, "Shorter, %"] == "100.0 (n = 1)" and grid.loc[0, "Longer, %"] == "75.0 ± 25.0 (n = 2)"
+    assert grid.loc[0, "Shorter, %"] == "100.0 ± 0.0 (n = 1)" and grid.loc[0, "Longer, %"] == "50.0 ± 50.0 (n = 2)"
     table = length_bias_table(form | {"edges": [-99, 99]}, judgements)
     assert table.numbers()["n"].tolist() == [0, 4, 0] and shown(table).loc[0, "Longer, %"] == "– (n = 0)"
 
@@ -139,7 +142,7 @@ def test_length_bias(judgements):
 def test_win_rate_of_a_claim_is_less_a_half(judgements):
     row = {"policy": "moe", "decoding": "token", "opponent": "user_dpo"}
     found, unit = win_rate(row, judgements, 0)
-    assert (found.effect, found.se, found.n, unit) == (0.25, pytest.approx(np.sqrt(1 / 48)), 4, 1.0)
+    assert (found.effect, found.se, found.n, unit) == (3 / 16, pytest.approx(0.2013, abs=1e-4), 4, 1.0)
 
 
 @pytest.fixture
@@ -158,7 +161,7 @@ def gated(tmp_path):
     asked["style"] = [[*STYLES][user > "1"] for user in asked["user"]]
     style = ["helpfulness", "helpfulness", "honesty", "honesty"]
     triplets = pd.DataFrame({"style": style, "domain": "instruction", "user": ["0", "1", "2", "3"]})
-    q, margin = np.array([0.9, 0.8, 0.7, 0.1]), np.array([[4.0, 0], [2, 0], [0, 1], [0, 3]])
+    q, margin = np.array([0.9, 0.8, 0.7, 0.1]), np.array([[4.0, 0], [2, 0], [1, 0], [0, 3]])
     for seed, order in enumerate(([0, 1], [1, 0])):
         folder = tmp_path / str(seed)
         folder.mkdir()
@@ -166,7 +169,7 @@ def gated(tmp_path):
             both = dict(zip(order, (first[1], 1 - first[1])))
             frame = frame.assign(**{f"{first[0]}{k}": both[k] for k in (0, 1)})
             if name == "responsibilities":
-                frame = frame.assign(**{f"margin{k}": margin[:, order[k]] for k in (0, 1)})
+                frame = whole(frame.assign(**{f"margin{k}": margin[:, order[k]] for k in (0, 1)}))
             frame.to_parquet(folder / f"{name}.parquet")
         artifacts |= {f"{stage}:moe/seed{seed}": folder for stage in ("completions", "policies")}
     return artifacts
@@ -181,7 +184,8 @@ def test_users_table(gated):
     made = users_table(table, gated)
     cells, grid = made.numbers(), shown(made)
     own = cells[cells["row"] == "MoE"].set_index("column")
-    assert own.loc["Users at their expert", ["mean", "se", "n"]].tolist() == [0.75, pytest.approx(np.sqrt(3) / 8), 4]
+    assert own.loc["Users at their expert", ["mean", "se", "n"]].tolist() == [0.75, pytest.approx(np.sqrt(3 / 48)), 4]
+    assert own.loc["Users at their expert", ["low", "high"]].tolist() == pytest.approx([0.75 - 1.96 / 4, 1.0], abs=1e-4)
     assert own.loc["Users at their expert", ["chance", "chance_95"]].tolist() == [0.75, 0.75]
     assert own.loc["Mean largest weight", "mean"] == pytest.approx((0.8 + 0.7 + 0.9 + 0.6 + 0.6) / 5)
     assert own.loc["Triplets recovered", "mean"] == 0.75
@@ -206,7 +210,7 @@ def test_a_users_expert_is_of_the_mean_weight(gated):
     table = {"experiment": "e", "styles": STYLES, "shuffles": 200, "seed": 0, "rows": rows}
     made = users_table(table, gated)
     cells, grid = made.numbers(), shown(made)
-    assert grid.loc[0, "Users at their expert"] == "0.500 ± 0.250"
+    assert grid.loc[0, "Users at their expert"] == "0.500 [0.000, 1.000]"
     assert cells.loc[0, ["chance", "chance_95"]].tolist() == pytest.approx([2 / 3, 1.0], abs=0.05)
 
 
@@ -225,7 +229,8 @@ def trained(tmp_path):
     texts[["prompt_id", "sample", "decoding", "joy"]].to_parquet(folder / "scores.parquet")
     prompts.assign(w0=0.25, w1=0.75).to_parquet(folder / "weights.parquet")
     q = pd.DataFrame({"style": ["s", "t"], "domain": "movie", "q0": [0.5, 0.5], "q1": [0.5, 0.5]})
-    q.assign(margin0=1.0, margin1=2.0).to_parquet(folder / "responsibilities.parquet")
+    q = q.assign(margin0=1.0, margin1=2.0, prompt=0, pair=0)
+    whole(q).to_parquet(folder / "responsibilities.parquet")
     pd.DataFrame({"step": range(60), "loss": 0.0}).to_csv(folder / "curve.csv", index=False)
     (tmp_path / "record.json").write_text(json.dumps({"seconds": 30.0}))
     artifacts = {f"{stage}:mix/seed0": folder for stage in ("completions", "rewards", "policies")}
@@ -233,7 +238,7 @@ def trained(tmp_path):
 
 
 def test_ablations_table(trained):
-    """H(1/4) = 0.562 nats, 0.81 of log 2; q is uniform, so argmax tells one of two styles; 30 s / 60 steps."""
+    """H(1/4) = 0.562 nats, 0.81 of log 2; margins are alike, so the largest tells one of two styles; 30 s / 60 steps."""
     rows = [{"name": "Mix", "policy": "mix"}, {"name": "Sparse", "policy": "mix", "decoding": "sparse"}]
     table = ablations_table({"experiment": "e", "columns": {"joy": "Joy"}, "rows": rows}, trained)
     cells, grid = table.numbers(), shown(table)[[*table.headings]]
@@ -268,12 +273,12 @@ def test_principal_components():
 
 
 def test_user_map_draws_every_user_of_the_first_seed(gated):
-    """Margins (4, 0), (2, 0), (0, 1), (0, 3); a style has the same marker in the legend as in every panel."""
+    """Margins (4, 0), (2, 0), (1, 0), (0, 3); a style has the same marker in the legend as in every panel."""
     table = {"styles": [*STYLES], "rows": [{"name": "MoE", "policy": "moe"}] * 2}
     figure, numbers = user_map(table, gated)
     one = numbers[numbers["panel"] == "a"]
     assert one["user"].tolist() == ["0", "1", "2", "3"] and one["series"].tolist() == [t for t in STYLES for _ in "ab"]
-    assert one[["margin0", "margin1"]].values.tolist() == [[4, 0], [2, 0], [0, 1], [0, 3]]
+    assert one[["margin0", "margin1"]].values.tolist() == [[4, 0], [2, 0], [1, 0], [0, 3]]
     assert np.linalg.norm(one[["x", "y"]].diff().iloc[1]) == pytest.approx(2.0)
     assert one["x"].var() > one["y"].var()
     drawn = [group.get_offsets().data.tolist() for group in figure.axes[1].collections]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 RESAMPLES = 9999
 """Resamples of every bootstrap."""
@@ -91,7 +91,7 @@ def _parts(values: np.ndarray) -> tuple[float, float, float, np.ndarray]:
 
 def _quantile(alpha: float, seeds: float, common: float, trained: int) -> float:
     """Half the width of an interval at level 1 − alpha of an effect with these parts of its SE."""
-    return float(np.hypot(stats.t.isf(alpha / 2, trained - 1) * seeds, stats.norm.isf(alpha / 2) * common))
+    return float(np.hypot(special.stdtrit(trained - 1, alpha / 2) * seeds, special.ndtri(alpha / 2) * common))
 
 
 def _two_sided(distance: float, seeds: float, common: float, trained: int) -> float:
@@ -102,7 +102,7 @@ def _two_sided(distance: float, seeds: float, common: float, trained: int) -> fl
     def beyond(log_alpha: float) -> float:
         return _quantile(np.exp(log_alpha), seeds, common, trained) - distance
 
-    least, most = -700.0, -1e-12
+    least, most = -300.0, -1e-12  # a p below 10⁻¹³⁰ is 0
     if beyond(least) < 0 or beyond(most) > 0:
         return float(beyond(most) > 0)
     return float(np.exp(optimize.brentq(beyond, least, most)))
@@ -161,7 +161,8 @@ def share(values, chance: float = 0.0) -> Effect:
     if len(values) == 1:
         return replace(one, p=float("nan"), seeds=1)
     found = hierarchical(values - chance)
-    return replace(found, low=min(found.low, one.low), high=max(found.high, one.high))
+    low, high = max(-chance, min(found.low, one.low)), min(1 - chance, max(found.high, one.high))
+    return replace(found, low=low, high=high)
 
 
 def equivalence(found: Effect, target: float, margin: float) -> float:

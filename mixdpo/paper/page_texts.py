@@ -9,7 +9,7 @@ import pandas as pd
 
 from mixdpo.errors import Corrupt
 from mixdpo.paper.page_words import decoded
-from mixdpo.paper.scores import head_order, policies_in
+from mixdpo.paper.scores import head_order, policies_in, triplets_of
 from mixdpo.run.config import experiments_of, methods_of
 
 QUOTED_NAMES = ("rewards", "alignment", "win_rates")
@@ -148,14 +148,14 @@ def responsibilities(
 ) -> dict[str, np.ndarray]:
     """Method with several experts → posterior weights of its first seed, (triplets, experts).
 
-    Rows of `responsibilities.parquet` are those of `validation.parquet`. Raises `Corrupt` where they are not.
+    Rows of the split validation are those of `validation.parquet`. Raises `Corrupt` where they are not.
     """
     q = {}
     for method in methods:
         for policy, order in list(head_order(own, method).items())[:1]:
             if len(order) == 1:
                 continue
-            table = pd.read_parquet(own[f"policies:{policy}"] / "responsibilities.parquet")
+            table = triplets_of(own[f"policies:{policy}"], "validation")
             if len(table) != len(triplets) or (table["style"] != triplets["style"]).any():
                 raise Corrupt(
                     f"{own[f'policies:{policy}']}: expected responsibilities of the {len(triplets)} triplets of "

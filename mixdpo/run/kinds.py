@@ -78,7 +78,7 @@ KINDS = {
         "claims_table",
         policies=(*SAMPLES, "judgements"),
         experiments=("sft", "gates"),
-        statistic="effect ± SE and 95 % interval for new seeds and prompts; p Holm-corrected over all claims that are judged",
+        statistic="effect ± SE and 95 % interval for new seeds and prompts; p Holm-corrected over what is judged",
     ),
     "sensitivity": Kind(
         "mixdpo.paper.claims",

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from mixdpo.data.statistics import mean_and_se
 from mixdpo.paper.figures.style import across, letter
 from mixdpo.paper.figures.tasks import prompt_weights
+from mixdpo.paper.scores import difference as gain_by_seed
+from mixdpo.run.layout import split_policy
 
 RANGE = 0.5
 """Shares that differ by this much or more have full colour, in every run."""
@@ -26,10 +28,9 @@ def confusion_matrix(weights: pd.DataFrame, domains: Sequence[str]) -> tuple[np.
     chosen = weights[[f"w{k}" for k in range(len(domains))]].to_numpy().argmax(axis=1)
     counts = np.zeros((len(domains), len(domains)), dtype=int)
     np.add.at(counts, (truth, chosen), 1)
-    right = weights.assign(right=(truth == chosen).astype(float)).pivot(
-        index="policy", columns="prompt_id", values="right"
-    )
-    return counts, right
+    seeds = weights["policy"].map(lambda policy: split_policy(policy)[1]).rename("seed")
+    right = pd.Series(truth == chosen, dtype=float).groupby([seeds.to_numpy(), weights["prompt_id"].to_numpy()])
+    return counts, right.mean().unstack()
 
 
 def confusion(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataFrame]:
@@ -51,7 +52,7 @@ def confusion(table: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.DataF
         right.append(correct)
         lines += cells(panel, row["name"], domains, share, mean, se, counts)
     difference = shares[1] - shares[0]
-    mean, se = mean_and_se(right[1] - right[0])
+    mean, se = mean_and_se(gain_by_seed(right[1], right[0]))
     gain = f"{mean:+.3f} ± {se:.3f}".replace("-", "−")
     axes[2].set_title(f"(c) Difference, (b) − (a)\naccuracy {gain}")
     notes = [[f"{value:+.3f}".replace("-", "−") if difference.any() else "" for value in line] for line in difference]
