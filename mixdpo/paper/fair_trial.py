@@ -31,13 +31,13 @@ def fair_trial_table(form: dict, artifacts: dict[str, Path]) -> Table:
     expert is chosen on one half of the prompts and measured on the other, in SDs of the baseline's scores; `kl`
     (nats) is its own.
     """
-    table, about = Table(), {"experiment": form["experiment"]}
+    table = Table()
     ceiling = style_recovered(artifacts, form["ceiling"])
     for entry in form["rows"]:
         name, method = entry["name"], entry["policy"]
         found = trial(form, artifacts, method, ceiling)
         lines = {column: {"row": name, "column": column} | line for column, line in found.items()}
-        row = table.row(name, policy=method, **about)
+        row = table.row(name, experiment=form["experiment"])
         row.label("Model")
 
         def print_(heading: str, column: str, row=row, lines=lines, **how) -> None:

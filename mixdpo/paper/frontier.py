@@ -82,7 +82,8 @@ def frontier_table(form: dict, artifacts: dict[str, Path]) -> Table:
         alone = method in ("reference", form["baseline"])
         for part in parts_of(frontier(form, artifacts, method), None if alone else base):
             name = entry["name"] + part["name"]
-            row = table.row(name, experiment=form["experiment"], policy=method, decoding=part["decoding"])
+            samples = {"policy": method, "decoding": part["decoding"]} if part["decoding"] else {}
+            row = table.row(name, experiment=form["experiment"], **samples)
             row.label("Model")
             cells = {
                 heading: (reward, part["rewards"][..., r])

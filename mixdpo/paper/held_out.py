@@ -28,7 +28,7 @@ def held_out_table(form: dict, artifacts: dict[str, Path]) -> Table:
         frames = comparisons(entry, artifacts, "test", styles)
         for seen, users in ((True, "seen"), (False, "unseen")):
             own = [frame[frame["seen"] == seen] for frame in frames]
-            row = table.row(entry["name"], experiment=form["experiment"], policy=entry.get("policy"))
+            row = table.row(entry["name"], experiment=form["experiment"])
             row.label("Model")
             row.label("Users", users)
             for style, values in accuracies(own, styles).items():

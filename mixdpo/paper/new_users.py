@@ -32,7 +32,7 @@ def new_users_table(form: dict, artifacts: dict[str, Path]) -> Table:
     for entry in form["rows"]:
         found = by_known(form, artifacts, entry)
         for users, values in found.items():
-            row = table.row(entry["name"], experiment=form["experiment"], policy=entry["policy"])
+            row = table.row(entry["name"], experiment=form["experiment"])
             row.label("Model")
             row.label("Users", users)
             for column, heading in HEADINGS.items():
