@@ -27,9 +27,10 @@ from turns import Found, best, facts, row, write
 from mixdpo.method.capture import Captured, compiled
 from mixdpo.method.fit import fit
 from mixdpo.method.initial import build
-from mixdpo.method.objective import PreferenceObjective, Triplets
+from mixdpo.method.objective import PreferenceObjective
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Experts, Gate, Method, Optimiser, Phase, Posterior, Relaxation, Weights
+from mixdpo.method.triplets import Triplets
 
 TOLERANCE = 1e-4
 """Largest difference of a curve's loss between processor and CUDA, both fp32, that is rounding."""

@@ -23,9 +23,10 @@ from mixdpo.method.fit import fit, training_batches
 from mixdpo.method.initial import build
 from mixdpo.method.language import TokenBatch
 from mixdpo.method.losses import expert_loss
-from mixdpo.method.objective import PreferenceObjective, Triplets
+from mixdpo.method.objective import PreferenceObjective
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Experts, Method, Optimiser
+from mixdpo.method.triplets import Triplets
 
 STYLES = ["sentiment", "informativeness", "grammar"]
 

@@ -11,9 +11,10 @@ from measure import COMPLETION, PROMPT, SIZES, random_language_model
 
 from mixdpo.method.fit import Replayed, Step, adamw_of
 from mixdpo.method.initial import build
-from mixdpo.method.objective import PreferenceObjective, Triplets
+from mixdpo.method.objective import PreferenceObjective
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Experts, Method, Optimiser
+from mixdpo.method.triplets import Triplets
 
 VARIANTS = {
     "DPO": Method(Experts(models=1)),

@@ -104,6 +104,7 @@ def add_generate(commands: argparse._SubParsersAction) -> None:
     )
     generate.add_argument("--top-s", type=int, metavar="S", help="from the S experts with the largest weights")
     generate.add_argument("--user", help="who asks, if the preferences had users")
+    generate.add_argument("--comparisons", metavar="FILE", help="a few of that user's preferences, to learn who it is")
     generate.add_argument("--n", type=int, help="number of texts, default 1")
     generate.add_argument("--max-new-tokens", type=int, help="default 48")
     generate.add_argument("--temperature", type=float, help="default 1")

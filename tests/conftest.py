@@ -13,10 +13,10 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from mixdpo.fields import merged
-from mixdpo.method.fit import training_batches
-from mixdpo.method.objective import PreferenceObjective, Triplets
+from mixdpo.method.objective import PreferenceObjective
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Experts, Method, Optimiser
+from mixdpo.method.triplets import Triplets
 from mixdpo.paper.table import Table
 from mixdpo.stages.assets.base import train_tokenizer
 from mixdpo.stages.policies import triplets_of
@@ -121,8 +121,8 @@ def spec_of(method: Method, seed: int = 0) -> dict:
 
 def steps_of(method: Method, triplets: Triplets) -> list[np.ndarray]:
     """The minibatches of a training, as the policies stage makes them."""
-    how = {"epochs": method.optimiser.epochs, "batch_size": method.optimiser.batch_size, "seed": 0}
-    return [triplets.rows(groups) for groups in training_batches(triplets.group_lengths, **how)]
+    optimiser = method.optimiser
+    return triplets.minibatches(epochs=optimiser.epochs, batch_size=optimiser.batch_size, seed=0)
 
 
 def minibatch(objective: PreferenceObjective, triplets: Triplets, rows: np.ndarray) -> tuple[torch.Tensor, dict]:
@@ -135,18 +135,19 @@ def minibatch(objective: PreferenceObjective, triplets: Triplets, rows: np.ndarr
 
 @pytest.fixture(scope="session")
 def preferences_folder(tmp_path_factory, model_folder, runtime) -> Path:
-    """`preferences/` and `reference_log_probs/`: 10 and 4 prompts, two completions each, ordered at random by three styles."""
+    """`preferences/` and `reference_log_probs/`: 10, 4 and 4 prompts, two completions each, ordered at random by three
+    styles."""
     folder, rng = tmp_path_factory.mktemp("triplets"), np.random.default_rng(0)
     (folder / "preferences").mkdir()
     (folder / "reference_log_probs").mkdir()
-    for split, prompts in (("train", 10), ("validation", 4)):
+    for split, prompts in (("train", 10), ("validation", 4), ("test", 4)):
         rows = []
         for i in range(prompts):
             prompt, *pair = (rng.integers(1, 300, rng.integers(*size)).tolist() for size in ((2, 8), (3, 20), (3, 20)))
             for style in ("sentiment", "informativeness", "grammar"):
                 chosen, rejected = pair if rng.random() < 0.5 else pair[::-1]
-                rows.append((i, prompt, chosen, rejected, style, ("movie", "book")[i % 2]))
-        columns = ["prompt_id", "prompt_ids", "chosen_ids", "rejected_ids", "style", "domain"]
+                rows.append((i, prompt, chosen, rejected, style, ("movie", "book")[i % 2], "0-1"))
+        columns = ["prompt_id", "prompt_ids", "chosen_ids", "rejected_ids", "style", "domain", "pair"]
         pd.DataFrame(rows, columns=columns).to_parquet(folder / f"preferences/{split}.parquet")
     inputs = {"reference": model_folder.parent, "preferences": folder / "preferences"}
     reference_log_probs(folder / "reference_log_probs", {}, runtime=runtime, resume=folder, **inputs)
@@ -156,7 +157,7 @@ def preferences_folder(tmp_path_factory, model_folder, runtime) -> Path:
 @pytest.fixture(scope="session")
 def triplets(preferences_folder) -> Triplets:
     """30 training triplets of 10 pairs."""
-    return triplets_of(preferences_folder / "preferences", preferences_folder / "reference_log_probs", "train", None)
+    return triplets_of(preferences_folder / "preferences", preferences_folder / "reference_log_probs", "train")
 
 
 def shown(table: Table) -> pd.DataFrame:

@@ -124,8 +124,18 @@ def made_page() -> Path:
     preferences = f"{run}/preferences/multi_reward/manifest.json"
     prompts = [f"Prompt number {i}" for i in range(20)]
     triplets = pd.DataFrame(
-        [(i, prompts[i], *pair, style, "movie", 0.9, 0.1) for i in range(6) for style, pair in sides(i).items()],
-        columns=["prompt_id", "prompt", "chosen", "rejected", "style", "domain", "chosen_score", "rejected_score"],
+        [(i, prompts[i], *pair, style, "movie", 0.9, 0.1, "0-1") for i in range(6) for style, pair in sides(i).items()],
+        columns=[
+            "prompt_id",
+            "prompt",
+            "chosen",
+            "rejected",
+            "style",
+            "domain",
+            "chosen_score",
+            "rejected_score",
+            "pair",
+        ],
     )
     completions = f"{run}/completions/multi_reward/manifest.json"
     made(completions, config, [sft, reviews], lambda out: (out / "completions.parquet").write_bytes(b"completions"))
@@ -136,7 +146,7 @@ def made_page() -> Path:
         if policy != "reference":
             q = pd.DataFrame(rng.dirichlet([1] * experts, len(triplets))).add_prefix("q")
             q.insert(0, "style", triplets["style"])
-            q = whole(q)
+            q = whole(q).sort_values("split", kind="stable")
             made(trained, config, [preferences, sft], lambda out, q=q: q.to_parquet(out / "responsibilities.parquet"))
         decodings = ["token", *(["sequence", "expert0", "expert1", "expert2"] if experts > 1 else [])]
         frame = pd.DataFrame({"prompt_id": range(20), "prompt": prompts, "domain": "movie", "sample": 0})

@@ -303,7 +303,7 @@ def test_explain_a_cell(run):
     """Scores 0, 1, 2: mean 1, SE 1/√3; both places where it is published; the chain ends at the assets."""
     told = explain(*run, "table1", ["Baseline, DPO", "sentiment"])
     assert re.search(r"^  mean +1\.0$", told, re.MULTILINE) and re.search(r"^  se +0\.577350", told, re.MULTILINE)
-    assert re.search(r"^  published_where +A; B$", told, re.MULTILINE) and "SD/√n over the n test" in told
+    assert re.search(r"^  published_where +A; B$", told, re.MULTILINE) and "SD of the seeds' means" in told
     assert told.count(f"{SFT}  ") == 1 and "results/embedded/assets/reviews" in told and '"epochs": 2' in told
     assert "commit 0123456789, clean" in told and "2026-01-01T00:00:00Z, 2.5 s, 300 MiB, here" in told
     assert "evaluations/multi_reward/reference" not in told

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from conftest import SENTENCES
 from transformers import AutoTokenizer
 
 from mixdpo.errors import UserError
@@ -46,10 +47,33 @@ def test_prompts_begin_reviews(model_folder, reviews_folder):
 
 def test_too_few_long_reviews_is_one_line(model_folder, reviews_folder):
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    with pytest.raises(UserError, match="expected 12 train reviews of domain movie with more than 500 tokens, found 0"):
+    expected = (
+        "expected 12 prompts of domain movie that differ, each from a train review of more than 500 tokens, found 0"
+    )
+    with pytest.raises(
+        UserError, match=rf"{expected} in 20 reviews; lower prompts, raise completions.prompt_tokens if"
+    ):
         choose_prompts(reviews_folder, tokenizer, SPEC | {"prompt_tokens": [2, 500]})
     with pytest.raises(UserError, match="expected train reviews of domain book, found only movie/"):
         choose_prompts(reviews_folder, tokenizer, SPEC | {"domains": ["book"]})
+
+
+def test_prompts_differ_in_text(tmp_path, model_folder, reviews_folder):
+    """Reviews that begin alike give prompts of other lengths while there are any, and then none."""
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    frame = pd.read_parquet(reviews_folder / "reviews.parquet")
+    texts = [f"{sentence} Number {i}." for i, sentence in enumerate([SENTENCES[0]] * 12 + [SENTENCES[1]] * 8)]
+    frame[frame["split"] == "train"].assign(text=texts).to_parquet(tmp_path / "reviews.parquet")
+    for seed in range(5):
+        prompts = choose_prompts(tmp_path, tokenizer, SPEC | {"prompts": 10, "seed": seed})
+        texts = tokenizer.batch_decode(prompts["prompt_ids"].tolist())
+        assert len(set(texts)) == 10 and prompts["prompt_ids"].map(tuple).is_unique
+        others = choose_prompts(tmp_path, tokenizer, SPEC | {"prompts": 2, "seed": seed}, taken=texts)
+        assert not set(tokenizer.batch_decode(others["prompt_ids"].tolist())) & set(texts)
+    with pytest.raises(
+        UserError, match=r"expected 15 prompts .*, found 1[0-4] in 20 reviews; .*raise completions\.prompt_t"
+    ):
+        choose_prompts(tmp_path, tokenizer, SPEC | {"prompts": 15})
 
 
 def test_a_prompt_ends_even_where_the_review_holds_the_replacement_character(tmp_path, model_folder, reviews_folder):
@@ -62,7 +86,7 @@ def test_a_prompt_ends_even_where_the_review_holds_the_replacement_character(tmp
     for character, lengths in (("\ufffd", {4}), ("\U0001f3ac", {4, 5, 6, 7})):
         ids = tokenizer(character * 40)["input_ids"]
         frame.assign(text=character * 40).to_parquet(tmp_path / "reviews.parquet")
-        prompts = choose_prompts(tmp_path, tokenizer, SPEC | {"prompt_tokens": [4, 4]})
+        prompts = choose_prompts(tmp_path, tokenizer, SPEC | {"prompt_tokens": [4, 4], "prompts": 1})
         assert set(prompts["prompt_ids"].str.len()) <= lengths
         assert all(row == ids[: len(row)] for row in prompts["prompt_ids"])
     assert not tokenizer.decode(prompts["prompt_ids"].iloc[0]).endswith("\ufffd")
@@ -118,9 +142,12 @@ def test_evaluations_score_every_way_of_decoding(tmp_path, model_folder, reviews
     tokenizer.save_pretrained(tmp_path / "policy/model")
     (tmp_path / "resume").mkdir()
     spec = SPEC | {"split": "test", "per_prompt": 1, "top_s": top_s, "scales": []}
+    trained = run(tmp_path / "trained", tmp_path / "sampled", model_folder, reviews_folder, runtime)
     inputs = {"policy": tmp_path / "policy", "reference": model_folder.parent, "reviews": reviews_folder}
+    inputs |= {"completions": tmp_path / "trained"}
     evaluations(tmp_path, spec, runtime=runtime, resume=tmp_path / "resume", **inputs)
     frame, base = pd.read_parquet(tmp_path / "completions.parquet"), load_language_model(model_folder, runtime)
+    assert not set(frame["prompt"]) & set(trained["prompt"]), "a training prompt"
     assert frame["decoding"].value_counts().to_dict() == dict.fromkeys(
         ("token", "sequence", "expert0", "expert1", "expert2"), 12
     )
@@ -176,7 +203,9 @@ def test_evaluations_sample_scaled_experts(tmp_path, model_folder, reviews_folde
     tokenizer.save_pretrained(tmp_path / "policy/model")
     (tmp_path / "resume").mkdir()
     spec = SPEC | {"split": "test", "per_prompt": 1, "top_s": None, "scales": [0.2, 0.5]}
+    run(tmp_path / "trained", tmp_path / "sampled", model_folder, reviews_folder, runtime)
     inputs = {"policy": tmp_path / "policy", "reference": model_folder.parent, "reviews": reviews_folder}
+    inputs |= {"completions": tmp_path / "trained"}
     evaluations(tmp_path, spec, runtime=runtime, resume=tmp_path / "resume", **inputs)
     frame = pd.read_parquet(tmp_path / "completions.parquet")
     single = ["token"] if heads == 1 else ["expert0", "expert1"]

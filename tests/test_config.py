@@ -64,6 +64,15 @@ def test_default_is_valid():
     validate(DEFAULT)
 
 
+@pytest.mark.parametrize(
+    ("overlay", "per_prompt"), [("", 8), ("tests/tiny.yaml", 3), ("config/reviews.yaml", 4), ("config/paper.yaml", 4)]
+)
+def test_pairs_of_a_prompt_identify_a_mixture(overlay, per_prompt, monkeypatch):
+    """Two completions of a prompt have one order, which fits every mixture."""
+    monkeypatch.chdir(ROOT)
+    assert configuration(overlay=overlay)["completions"]["per_prompt"] == per_prompt
+
+
 def changed(key: str, value) -> dict:
     """The default configuration with another value at a dotted key, completed."""
     return completed(test_settings.changed(key, value))

@@ -5,6 +5,7 @@ import re
 from itertools import combinations
 from pathlib import Path
 
+import matplotlib.style
 import matplotlib.text
 import numpy as np
 import pandas as pd
@@ -19,12 +20,13 @@ from transformers import AutoModelForCausalLM
 
 from mixdpo.method.language import load_language_model
 from mixdpo.method.policy import Policy
+from mixdpo.paper.claims import SIGNS
 from mixdpo.paper.figures import figures
 from mixdpo.paper.figures import forest as forests
 from mixdpo.paper.figures.confusion import SAME, confusion, ink
 from mixdpo.paper.figures.forest import forest
 from mixdpo.paper.figures.posteriors import head_map, posterior_curves, posteriors
-from mixdpo.paper.figures.style import GREY, WIDTH
+from mixdpo.paper.figures.style import GREY, STYLE, WIDTH
 from mixdpo.paper.figures.tasks import tasks
 from mixdpo.paper.figures.users import user_map
 from mixdpo.paper.figures.words import best_styles, document_frequencies, flow, log_odds_z, words, words_of
@@ -354,6 +356,7 @@ def test_forest_shows_what_is_cut_off(monkeypatch, limits, cut):
 
 
 def test_verdicts_differ_without_colour():
+    assert set(forests.VERDICTS) == set(SIGNS)
     markers = [marker for marker, _ in forests.VERDICTS.values()]
     assert len(set(markers)) == len(markers) and forests.PUBLISHED["marker"] not in markers
 
@@ -367,7 +370,10 @@ def test_forest_names_every_claim_and_fits_a_readme(monkeypatch):
     values = dict.fromkeys(("effect", "low", "high", "published", "published_sigma"), 0.1) | {"unit": 1.0}
     cells = cells.assign(**values, verdict=np.where(cells["test"] == "none", "not tested", "undecided"))
     monkeypatch.setattr(forests, "judged", lambda table, rows, artifacts: cells)
-    figure, numbers = forest(table | {"rows": claims}, {})
+    with matplotlib.style.context(["default", STYLE]):
+        figure, numbers = forest(table | {"rows": claims}, {})
+        figure.draw_without_rendering()
+    assert figure.legends[0].get_window_extent().x1 <= figure.bbox.x1
     assert 900 * figure.get_figheight() / figure.get_figwidth() <= 1100 and figure.get_figwidth() == WIDTH
     assert len(numbers) == len(claims) and not (numbers["group"] == "Further claims").any()
     sizes = [

@@ -96,6 +96,12 @@ def test_inputs_by_experiment():
     assert made_from("preferences", "multi_user").keys() == {"reference", "feedback"}
     assert made_from("sft", "multi_task")["reviews"] == "results/embedded/assets/reviews/manifest.json"
     assert made_from("sft", "multi_user")["reviews"] == "results/embedded/assets/feedback/manifest.json"
+    assert made_from("evaluations", "multi_task", "reference").keys() == {
+        "policy",
+        "reference",
+        "reviews",
+        "completions",
+    }
     assert made_from("evaluations", "multi_user", "reference") == {
         "policy": "results/embedded/sft/multi_user/manifest.json",
         "reference": "results/embedded/sft/multi_user/manifest.json",

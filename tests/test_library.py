@@ -38,7 +38,7 @@ def test_killed_it_continues_to_the_same_bytes_and_done_it_does_nothing(folder, 
     child = multiprocessing.get_context("fork").Process(target=train, kwargs=how | {"out": "killed"})
     child.start()
     deadline = time.monotonic() + 60
-    while not (saved := list(folder.glob("killed/.mixdpo/scratch/policies-*/training.pt"))):
+    while not (saved := list(folder.glob("killed/.mixdpo/scratch/policies-*/restart0/training.pt"))):
         assert time.monotonic() < deadline and child.is_alive()
         time.sleep(0.002)
     os.kill(child.pid, signal.SIGKILL)

@@ -83,7 +83,7 @@ def test_instructions_begin_so_and_responses_do_not(llama_folder, tmp_path):
     spec |= {"max_prompt_tokens": 20, "max_tokens": 20, "seed": 0}
     prompts = instruction_prompts(tmp_path, tokenizer, spec)
     assert prompts["prompt_ids"][0] == tokenizer("Name 1.\n").input_ids and prompts["prompt_ids"][0][0] == BEGIN
-    responses = rated_responses(tmp_path, tokenizer, spec)
+    responses = rated_responses(tmp_path, tokenizer, spec, "train")
     assert responses["completion_ids"].map(lambda ids: BEGIN not in ids and ids[-1] == END).all()
 
 

@@ -26,9 +26,10 @@ from mixdpo.method.losses import (
     responsibilities,
     reward_update,
 )
-from mixdpo.method.objective import PreferenceObjective, Triplets
+from mixdpo.method.objective import PreferenceObjective
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
+from mixdpo.method.triplets import Triplets
 from mixdpo.stages.reference_log_probs import log_probs, texts_of
 
 torch.manual_seed(0)

@@ -76,10 +76,11 @@ def test_hostile_texts_stay_texts(page):
 
 def test_page_says_what_the_run_is_from_its_artifacts(page):
     text = " ".join(Page(page).text.split())
-    assert "2 policies (training seed 0) were trained on completions of 2,000 prompts" in text
+    assert "2 policies (training seed 0) were trained on completions of 1,000 prompts" in text
     assert "a language model of 3 thousand weights (2 layers of width 10)" in text
     assert "measured on 800 test prompts" in text and "on CPU" in text
-    assert "Of the 2 claims of the paper" in text and "1 is not tested" in text and "one size" in text
+    assert "Of the 2 claims of the paper, 1 is not judged and 1 is not tested." in text and "one size" in text
+    assert "○ not judged one seed" in text and "its interval is over prompts alone" in text
     assert "paper: 0.610 ± 0.004" in text
     assert "run made · 2026-01-02" in text
     assert "uncommitted changes no" in text
@@ -234,6 +235,10 @@ def test_units_print_zero_without_a_sign():
         (("supported", "undecided", "not supported"), "DPO improves some of the rewards over the SFT model"),
         (("undecided", "undecided", "not supported"), "DPO does not improve the rewards over the SFT model"),
         (("undecided",) * 3, "DPO may or may not improve the rewards over the SFT model: the data are too few"),
+        (
+            ("not judged",) * 3,
+            "DPO may or may not improve the rewards over the SFT model: one training seed decides nothing",
+        ),
     ],
 )
 def test_headlines_follow_the_verdicts(verdicts, said):

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from mixdpo.errors import UserError
 from mixdpo.method.fit import fit
 from mixdpo.method.initial import build
-from mixdpo.method.objective import PreferenceObjective, Triplets
+from mixdpo.method.objective import PreferenceObjective
 from mixdpo.method.policy import Policy
+from mixdpo.method.triplets import Triplets
 from mixdpo.stages.policies import policies, triplets_of
 
 ARCHITECTURES = [{"heads": 3}, {"models": 3}, {"heads": 2, "models": 1}]
@@ -62,7 +63,9 @@ def train(objective, triplets, runtime, tmp_path) -> tuple[dict, dict]:
 def test_styles_need_preferences_with_styles(preferences_folder):
     frame = pd.read_parquet(preferences_folder / "preferences/train.parquet").drop(columns="style")
     known = pd.read_parquet(preferences_folder / "reference_log_probs/train.parquet")
-    with pytest.raises(UserError, match=r"expected a column style .* found none; set styles to null"):
+    with pytest.raises(
+        UserError, match=r"styles: expected preferences with a column style, found none; leave styles out"
+    ):
         Triplets(frame, known, ["grammar"])
 
 
@@ -75,8 +78,9 @@ def test_triplets_keep_each_text_once_and_the_views_of_a_pair_together(triplets,
             assert triplets.texts[number] == (tuple(row.prompt_ids), tuple(ids))
         assert triplets.contexts[triplets.context[i]] == (tuple(row.prompt_ids), "")
     assert sorted(map(len, triplets.groups)) == [3] * 10
-    for group, length in zip(triplets.groups, triplets.group_lengths):
-        rows = frame.iloc[group]
+    pieces, lengths = triplets.pieces(1)
+    for (group,), length in zip(pieces, lengths, strict=True):
+        rows = frame.iloc[triplets.groups[group]]
         assert rows["prompt_id"].nunique() == 1 and rows["style"].nunique() == 3
         pair = rows[["chosen_ids", "rejected_ids"]].iloc[0]
         assert length == len(rows["prompt_ids"].iloc[0]) + max(map(len, pair))
@@ -225,7 +229,9 @@ def test_the_curve_shows_q_by_label_and_validation_by_triplet(model_folder, trip
     rows = np.arange(30)
     _, shown = minibatch(objective, triplets, rows)
     figures, q = objective.evaluate(triplets)
-    assert list(q) == ["style", "domain", "q0", "q1", "q2", "margin0", "margin1", "margin2"] and len(q) == 30
+    each = [f"{name}{k}" for name in ("q", "w", "margin") for k in range(3)]
+    assert list(q) == ["style", "domain", "prompt", "pair", "chosen_first", "log_p", *each] and len(q) == 30
+    assert -q["log_p"].mean() == pytest.approx(figures["nll"], rel=1e-5)
     assert q.filter(regex="margin").to_numpy().mean() == pytest.approx(figures["margin"], rel=1e-4)
     np.testing.assert_allclose(q[["q0", "q1", "q2"]].mean(), objective.mean_q, rtol=1e-4)
     for k in range(3):
@@ -260,14 +266,14 @@ def test_the_stage_writes_a_policy_that_loads(
     inputs |= {name: preferences_folder / name for name in ("preferences", "reference_log_probs")}
     policies(tmp_path, spec_of(method), runtime=runtime, resume=tmp_path / "resume", **inputs)
     validation = triplets_of(
-        preferences_folder / "preferences", preferences_folder / "reference_log_probs", "validation", None
+        preferences_folder / "preferences", preferences_folder / "reference_log_probs", "validation"
     )
     objective = PreferenceObjective(Policy.from_pretrained(tmp_path / "model", runtime), method, runtime)
     figures, q = objective.evaluate(validation)
     written = json.loads((tmp_path / "validation.json").read_text())
     assert written["triplets"] == 12 and written["after"] == pytest.approx(figures)
     assert written["before"] != pytest.approx(figures)
-    pd.testing.assert_frame_equal(q, pd.read_parquet(tmp_path / "responsibilities.parquet"))
+    pd.testing.assert_frame_equal(q.assign(split="validation"), pd.read_parquet(tmp_path / "responsibilities.parquet"))
     curve = pd.read_csv(tmp_path / "curve.csv")
     assert len(curve) == 18 and curve["nll"].iloc[-3:].mean() < curve["nll"].iloc[:3].mean()
 

@@ -202,6 +202,13 @@ def test_whole_floats_are_integers_and_other_numbers_finite():
             "config: expected the keys assets, completions, evaluations, experiments, judge, page, policies, ",
         ),
         ("evaluation", {}, "config: expected a known key, found evaluation; did you mean evaluations?"),
+        (
+            "preferences.test_share",
+            0.95,
+            "preferences: expected validation_share and test_share below 1 together, found 1.05; lower one",
+        ),
+        ("preferences.annotators", [5, 5], "preferences.annotators: expected "),
+        ("preferences.annotators", [1], "preferences.annotators.0: expected a number ≥ 2, found 1"),
         ("sft.learning_rte", 1, "sft: expected a known key, found learning_rte; did you mean learning_rate?"),
         (
             "sft.learning_rate",

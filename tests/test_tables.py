@@ -279,7 +279,14 @@ def test_names_are_printed_in_words(tmp_path):
     table = perplexity_table(form, {"sft:multi_user": tmp_path})
     assert shown(table).iloc[0, :3].tolist() == ["users", "instruction", "1,707.00"]
     assert table.csv() == "experiment,domain,reviews,before,after\nmulti_user,instruction,9,1707.0,1.5\n"
-    counts = {"style": ["honesty", "instruction_following"], "pairs": 5, "ties": 1, "train": 3, "validation": 1}
+    counts = {
+        "style": ["honesty", "instruction_following"],
+        "pairs": 6,
+        "ties": 1,
+        "train": 3,
+        "validation": 1,
+        "test": 1,
+    }
     pd.DataFrame(counts).to_csv(tmp_path / "counts.csv", index=False)
     agreement = {"style": ["honesty"], "other": ["instruction_following"], "pairs": 4, "agreement": 0.25}
     pd.DataFrame(agreement).to_csv(tmp_path / "agreement.csv", index=False)

@@ -15,12 +15,13 @@ import torch
 import transformers
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from mixdpo.method.fit import fit, training_batches
+from mixdpo.method.fit import fit
 from mixdpo.method.initial import build
 from mixdpo.method.language import load_language_model
-from mixdpo.method.objective import PreferenceObjective, Triplets
+from mixdpo.method.objective import PreferenceObjective
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Experts, Gate, Method, Optimiser, Weights
+from mixdpo.method.triplets import Triplets
 from mixdpo.stages.reference_log_probs import log_probs, texts_of
 
 FILE = Path(__file__).with_suffix(".json")
@@ -65,8 +66,7 @@ def objective_of(
 ) -> PreferenceObjective:
     """Prepared for STEPS; `fixed` as in `PreferenceObjective.prepare`."""
     objective = PreferenceObjective(build(method, model, runtime, seed=0), method, runtime)
-    how = {"epochs": STEPS.epochs, "batch_size": STEPS.batch_size, "seed": 0}
-    batches = [triplets.rows(groups) for groups in training_batches(triplets.group_lengths, **how)]
+    batches = triplets.minibatches(epochs=STEPS.epochs, batch_size=STEPS.batch_size, seed=0)
     objective.prepare(triplets, batches, fixed)
     return objective
 

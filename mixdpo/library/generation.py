@@ -3,19 +3,29 @@
 A `Policy` deals in token ids. A `TextPolicy` adds the tokenizer, and deals in text.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+import numpy as np
+import pandas as pd
+import torch
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from mixdpo.data.preferences import read_preferences
 from mixdpo.errors import UserError
 from mixdpo.library.reference import check_tokenizer
-from mixdpo.library.triplets import positions_of
+from mixdpo.library.triplets import add_ids, positions_of
+from mixdpo.method.language import load_language_model
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
+from mixdpo.stages.reference_log_probs import each_text, log_probs, texts_of
+
+log = logging.getLogger("mixdpo")
 
 CARD = """---
 library_name: transformers
@@ -100,13 +110,57 @@ class TextPolicy:
         return self.tokenizer.batch_decode(completions, skip_special_tokens=True)
 
     def check_users(self, prompts: Sequence[str], users: Sequence[str] | None) -> None:
-        """Raise `UserError` unless there is a user for each prompt, or none at all."""
+        """Raise `UserError` unless there is a user for each prompt, or none at all; say which users are not known."""
         if users is not None and len(users) != len(prompts):
             raise UserError(f"users: expected {len(prompts)}, one for each prompt, found {len(users)}; name as many")
-        if users and not getattr(self.policy.weights, "users", {}):
+        known = self.policy.users
+        if users and not known:
             raise UserError(
-                f"users: expected none, since the weights of {self.folder} know no users, found {users[0]}; drop them"
+                f"users: expected none, since the weights of {self.folder} know no users, found {users[0]}; drop them, "
+                "or give comparisons of theirs to adapt"
             )
+        for user in dict.fromkeys(users or []):
+            if user not in known:
+                log.warning(
+                    "user: %s is none of the %d that the policy knows, and gets the prior; to change that give "
+                    "comparisons of theirs",
+                    user,
+                    len(known),
+                )
+
+    @torch.no_grad()
+    def adapt(
+        self, user: str, preferences: Path | str | pd.DataFrame | Any, reference: Path | str | None = None
+    ) -> np.ndarray:
+        """Learn a user's weights from a few comparisons of theirs, without training, and return them: (K,).
+
+        `preferences` are as those of `train`, with prompt, chosen, rejected. The weights are the posterior over
+        experts, w ∏ σ_k, the prior w being that of a user who is not known. From then on this object knows the user;
+        the policy's folder stays as it is. `reference` is the folder of the model that training started from; `train`
+        keeps it beside the policy. Raises `UserError`.
+        """
+        model, frame = self.reference_model(reference), read_preferences(preferences)
+        add_ids(frame, self.tokenizer, "preferences")
+        sides = []
+        for side in ("chosen", "rejected"):
+            texts = texts_of(frame["prompt_ids"], frame[f"{side}_ids"])
+            own = each_text(self.policy.log_probs, texts, self.runtime)  # text → (K,)
+            known = torch.from_numpy(log_probs(model, texts, self.runtime))
+            sides.append(torch.stack([own[text] for text in texts]) - known[:, None])
+        log_ratio = torch.stack(sides, dim=-1).float().to(self.runtime.device)
+        return self.policy.adapt(user, frame["prompt_ids"].tolist(), log_ratio).cpu().numpy()
+
+    def reference_model(self, folder: Path | str | None) -> PreTrainedModel:
+        """The model that training started from."""
+        beside = self.folder.parent.parent / "reference/model"
+        folder = beside if folder is None else Path(folder)
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"reference: expected the model that training started from, found none in {folder}; name its folder"
+            )
+        if self.policy.beta is None:
+            raise UserError(f"{self.folder}: expected a policy that was trained here, found another; name one")
+        return load_language_model(folder, self.runtime)
 
     def prompt_ids(self, prompts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
         """Token ids of each prompt. Raises `UserError` for one without tokens, or too long to continue."""
@@ -173,13 +227,22 @@ def generate(
     prompts: str | Sequence[str],
     users: str | Sequence[str] | None = None,
     *,
+    comparisons: Path | str | pd.DataFrame | Any = None,
     device: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
     **how,
 ) -> list[str]:
-    """Text from the policy in a folder; `how` are the other arguments of `TextPolicy.generate`."""
-    return TextPolicy(policy, device=device, precision=precision, threads=threads).generate(prompts, users, **how)
+    """Text from the policy in a folder; `how` are the other arguments of `TextPolicy.generate`.
+
+    With `comparisons` of the one user that is named, the policy first adapts to that user (`TextPolicy.adapt`).
+    """
+    policy = TextPolicy(policy, device=device, precision=precision, threads=threads)
+    if comparisons is not None:
+        if not isinstance(users, str):
+            raise UserError("comparisons: expected one user whose they are, found none; name the user")
+        policy.adapt(users, comparisons)
+    return policy.generate(prompts, users, **how)
 
 
 def export(policy: Path | str, out: Path | str, expert: int | None = None) -> list[Path]:

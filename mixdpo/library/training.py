@@ -157,10 +157,15 @@ def method_spec(method: Method, columns: list[str]) -> dict:
         raise UserError(f"top_s: expected none in training, found {method.top_s}; give it to generate")
     if isinstance(method.weights, Gate) and method.weights.start == "domains":
         raise UserError("weights.start: expected uniform here, found domains; set it to uniform")
-    by_user = isinstance(method.weights, Gate) and method.weights.sees == "user"
+    by_user, posterior = isinstance(method.weights, Gate) and method.weights.sees == "user", method.posterior
+    shared = posterior.unit not in ("triplet", "prompt")
     for wanted, key, column, off in (
         (by_user, "weights.sees", "user", "prompt"),
         (method.styles, "styles", "style", None),
+        (posterior.taught, "posterior.taught", "style", None),
+        (shared, "posterior.unit", posterior.unit, "triplet"),
+        (method.user_in_prompt, "user_in_prompt", "user", "false"),
+        (method.pairs != "all", "pairs", "pair", "all"),
     ):
         if wanted and column not in columns:
             instead = "null" if off is None else off

@@ -24,19 +24,35 @@ FETCHED = 16  # steps whose figures are fetched from the device together
 COMPILED = 2000  # steps on CUDA that repay the time of compiling layers
 
 
-def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+def epoch_batches(
+    lengths: Sequence[int], batch_size: int, seed: int, epoch: int, sizes: Sequence[int] | None = None
+) -> list[np.ndarray]:
     """Indices of every batch of one epoch; sequences of similar length share a batch, so little padding is wasted.
 
-    A pure function of its arguments, so that a resumed run sees the same batches. Rows are shuffled, sorted by
-    length within windows of 20 batches, cut into batches, and the batches shuffled.
+    A batch holds at most `batch_size`, what each index counts for being its `sizes`, 1 unless given. A pure function of
+    its arguments, so that a resumed run sees the same batches. Rows are shuffled, sorted by length within windows of
+    about 20 batches, packed in that order, and the batches shuffled.
     """
     rng = np.random.default_rng([seed, epoch])
     order, lengths = rng.permutation(len(lengths)), np.asarray(lengths)
-    window = 20 * batch_size
+    sizes = np.ones(len(lengths), int) if sizes is None else np.asarray(sizes)
+    window = max(1, round(20 * batch_size / sizes.mean()))
     windows = [order[i : i + window] for i in range(0, len(order), window)]
     order = np.concatenate([w[np.argsort(lengths[w], kind="stable")] for w in windows])
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    batches = packed(order, sizes, batch_size)
     return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def packed(order: Sequence[int], sizes: Sequence[int], batch_size: int) -> list[np.ndarray]:
+    """The indices in `order`, cut into batches whose `sizes` add up to at most `batch_size`."""
+    batches, room = [], 0
+    for i in order:
+        if sizes[i] > room:
+            batches.append([])
+            room = batch_size
+        batches[-1].append(i)
+        room -= sizes[i]
+    return [np.array(batch) for batch in batches]
 
 
 def learning_rate_factor(step: int, steps: int, warmup: float, schedule: str) -> float:
@@ -48,9 +64,11 @@ def learning_rate_factor(step: int, steps: int, warmup: float, schedule: str) ->
     return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[schedule]
 
 
-def training_batches(lengths: Sequence[int], *, epochs: int, batch_size: int, seed: int) -> list[np.ndarray]:
+def training_batches(
+    lengths: Sequence[int], *, epochs: int, batch_size: int, seed: int, sizes: Sequence[int] | None = None
+) -> list[np.ndarray]:
     """The batches of all epochs."""
-    return [batch for epoch in range(epochs) for batch in epoch_batches(lengths, batch_size, seed, epoch)]
+    return [batch for epoch in range(epochs) for batch in epoch_batches(lengths, batch_size, seed, epoch, sizes)]
 
 
 def optimiser_of(spec: Mapping[str, Any]) -> Optimiser:

@@ -30,12 +30,15 @@ def responsibilities(
     confidence: float = 0.0,
     kl_uniform: float = 0.0,
     kl_w: float = 1.0,
+    annealing: Tensor | float = 1.0,
 ) -> Tensor:
     """q_k ∝ w_k^(λ_KLw/α) exp(ℓ_k/α) of Lemma 6, with α = λ_ent − λ_conf + λ_KLu + λ_KLw; returns (B, K).
 
     log_w and the utility ℓ are (B, K). With ℓ = log σ the defaults give q_k ∝ w_k σ_k, the posterior that makes
-    Theorem 1 tight (Algorithm 2). The paper prints the first two signs of α the other way round; only these collect
-    the coefficients of −Σ q log q. Raises `ValueError` when α ≤ 0: the objective has no maximum inside the simplex.
+    Theorem 1 tight (Algorithm 2). Where several triplets share their expert, ℓ is the sum of their log σ. `annealing`
+    divides ℓ: above 1 the comparisons count for less than they say. The paper prints the first two signs of α the other
+    way round; only these collect the coefficients of −Σ q log q. Raises `ValueError` when α ≤ 0: the objective has no
+    maximum inside the simplex.
 
     By hand, K = 2: w = (1/4, 3/4), reward margins (log 3, 0) give σ = (3/4, 1/2), products (3/16, 6/16) and
     q = (1/3, 2/3).
@@ -43,7 +46,7 @@ def responsibilities(
     alpha = entropy - confidence + kl_uniform + kl_w
     if alpha <= 0:
         raise ValueError(f"expected entropy - confidence + kl_uniform + kl_w > 0, found {alpha}")
-    return torch.softmax((kl_w * log_w + utility) / alpha, dim=-1)
+    return torch.softmax((kl_w * log_w + utility / annealing) / alpha, dim=-1)
 
 
 def log_reward_posterior(log_w: Tensor, r: Tensor) -> Tensor:
@@ -118,8 +121,12 @@ def relaxed_loss(
 
 
 def gate_loss(log_w: Tensor, q: Tensor) -> Tensor:
-    """Cross-entropy −Σ_k q_k log w_k(x; φ), which minimises (12) over the gate; both (B, K); returns (B,)."""
-    return -(q.detach() * log_w).sum(dim=-1)
+    """Cross-entropy −Σ_k q_k log w_k(x; φ), which minimises (12) over the gate; both (B, K); returns (B,).
+
+    An expert with q_k = 0 adds nothing, even where w_k = 0.
+    """
+    q = q.detach()
+    return -(q * torch.where(q > 0, log_w, 0.0)).sum(dim=-1)
 
 
 def mixture_weights(q: Tensor) -> Tensor:
@@ -135,6 +142,10 @@ def kl_to_uniform(log_w: Tensor) -> Tensor:
     return (log_w.exp() * log_w).sum(dim=-1) + math.log(log_w.shape[-1])
 
 
-def elbo(log_w: Tensor, r: Tensor, q: Tensor) -> Tensor:
-    """Right-hand side of Theorem 1, Σ_k q_k log(w_k σ_k / q_k), with 0 log 0 = 0; returns (B,)."""
-    return (q * (log_w + log_bradley_terry(r)) - torch.xlogy(q, q)).sum(dim=-1)
+def elbo(log_w: Tensor, r: Tensor, q: Tensor, count: Tensor | float = 1.0) -> Tensor:
+    """Right-hand side of Theorem 1, Σ_k q_k log(w_k σ_k / q_k), with 0 log 0 = 0; returns (B,).
+
+    Where `count` triplets share their expert, so that KL(q ‖ w) is paid once for all, a triplet bears its part.
+    """
+    divergence = torch.xlogy(q, q) - torch.where(q > 0, q * log_w, 0.0)
+    return (q * log_bradley_terry(r)).sum(dim=-1) - divergence.sum(dim=-1) / count

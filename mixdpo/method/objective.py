@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mixdpo.errors import UserError
 from mixdpo.method.fit import buckets
 from mixdpo.method.language import TokenBatch, hidden_states
 from mixdpo.method.losses import (
@@ -29,76 +28,10 @@ from mixdpo.method.losses import (
 )
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
-from mixdpo.method.settings import Method
+from mixdpo.method.settings import Method, Posterior
+from mixdpo.method.triplets import Triplets
+from mixdpo.method.units import Units
 from mixdpo.method.weights import GlobalWeights
-
-
-class Triplets:
-    """N preference triplets as token ids. A text that several triplets share is stored and computed once."""
-
-    def __init__(self, frame: pd.DataFrame, known: pd.DataFrame, styles: Sequence[str] | None = None):
-        """`frame` has prompt_ids, chosen_ids, rejected_ids and, where known, style, domain and user; `known` has, row
-        by row, log π_ref of both completions: chosen, rejected. `styles` are those to keep, all unless given."""
-        if styles is not None and "style" not in frame:
-            raise UserError(f"preferences: expected a column style for styles {styles}, found none; set styles to null")
-        if styles is not None:
-            kept = frame["style"].isin(styles).to_numpy()
-            frame, known = frame[kept].reset_index(drop=True), known[kept]
-        if frame.empty:
-            raise UserError(f"preferences: expected some of {styles or 'any style'}, found none; correct styles")
-        number: dict[tuple, int] = {}
-        prompts = [tuple(ids) for ids in frame["prompt_ids"]]
-        self.chosen, self.rejected = (
-            np.array(
-                [number.setdefault((p, tuple(c)), len(number)) for p, c in zip(prompts, frame[column], strict=True)]
-            )
-            for column in ("chosen_ids", "rejected_ids")
-        )
-        self.texts = list(number)  # (prompt, completion)
-        contexts = list(zip(prompts, frame["user"] if "user" in frame else [""] * len(frame), strict=True))
-        self.contexts = sorted(set(contexts))  # (prompt, user), all that the weights see
-        place = {context: i for i, context in enumerate(self.contexts)}
-        self.context = np.array([place[c] for c in contexts])  # (N,) row of self.contexts
-        self.reference = known[["chosen", "rejected"]].to_numpy(np.float32)  # (N, 2)
-        self.labels = frame[[c for c in ("style", "domain", "user") if c in frame]]
-        pairs = np.sort(np.stack([self.chosen, self.rejected], axis=1), axis=1)
-        _, self.pair = np.unique(pairs, axis=0, return_inverse=True)  # (N,) number of the pair
-        order = np.argsort(self.pair, kind="stable")
-        self.groups = np.split(order, np.flatnonzero(np.diff(self.pair[order])) + 1)  # triplets of one pair
-        self.group_lengths = [
-            max(self.length(self.chosen[g[0]]), self.length(self.rejected[g[0]])) for g in self.groups
-        ]
-
-    def length(self, text: int) -> int:
-        prompt, completion = self.texts[text]
-        return len(prompt) + len(completion)
-
-    def rows(self, groups: np.ndarray) -> np.ndarray:
-        """The triplets of these pairs: all styles of a pair are in one minibatch."""
-        return np.concatenate([self.groups[i] for i in groups])
-
-    def tokens(self, texts: np.ndarray, device: str, shape: tuple[int, int, int] | None = None) -> TokenBatch:
-        return TokenBatch.of([self.texts[i][0] for i in texts], [self.texts[i][1] for i in texts], device, shape)
-
-    def texts_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The texts of these triplets, each once, and which of them are chosen and rejected: (2, B)."""
-        texts, where = np.unique(np.stack([self.chosen[rows], self.rejected[rows]]), return_inverse=True)
-        return texts, where.reshape(2, -1)
-
-    def places(self, text: int) -> int:
-        """Tokens of a text that are to be predicted."""
-        prompt, completion = self.texts[text]
-        return len(completion) - (not prompt)
-
-    def shape(self, rows: np.ndarray) -> tuple[int, int, int, int]:
-        """Of these triplets: their texts N, the tokens T of the longest, the places M to predict, and B."""
-        texts, _ = self.texts_of(rows)
-        return len(texts), max(map(self.length, texts)), sum(map(self.places, texts)), len(rows)
-
-    def batches(self, batch_size: int) -> list[np.ndarray]:
-        """All triplets once, `batch_size` pairs at a time, pairs of similar length together."""
-        order = np.argsort(self.group_lengths, kind="stable")
-        return [self.rows(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
 
 
 class PreferenceObjective(nn.Module):
@@ -125,7 +58,8 @@ class PreferenceObjective(nn.Module):
         self.reference = F.pad(torch.tensor(triplets.reference), (0, 0, 0, 1)).to(device)
         self.context = torch.from_numpy(np.append(triplets.context, len(triplets.contexts))).to(device)
         self.mean_q = torch.zeros(experts, device=device)
-        columns = triplets.labels.drop(columns="user", errors="ignore").items()
+        self.prepare_units(triplets)
+        columns = triplets.labels[[name for name in ("style", "domain") if name in triplets.labels]].items()
         labels = {str(v): column == v for _, column in columns for v in sorted(column.unique())}
         self.label_names = list(labels)
         self.labels = np.array([*labels.values()], np.float32).reshape(len(labels), len(triplets.chosen)).T
@@ -139,6 +73,41 @@ class PreferenceObjective(nn.Module):
             self.register_buffer("rewards", rewards)
         frozen = (how.encoder == "frozen" or not how.learn) and experts == len(self.policy.heads)
         self.states = self.encode_places() if frozen else None
+
+    def prepare_units(self, triplets: Triplets) -> None:
+        """Prepare what triplets that share their expert have in common, and the experts that are taught."""
+        posterior, experts, device = self.method.posterior, self.policy.experts, self.runtime.device
+        self.units = self.taught = None
+        if posterior.unit != "triplet":
+            self.units = Units(*triplets.units(posterior.unit), experts, device)
+        if posterior.taught:
+            expert = {style: k for k, style in enumerate(posterior.taught)}
+            of_triplet = [expert.get(style, experts) for style in triplets.labels["style"]]
+            self.taught = torch.tensor([*of_triplet, experts], device=device)
+
+    @torch.no_grad()
+    def posteriors(self) -> Tensor:
+        """q of each unit after training, (U, K): Theorem 1's under global weights, under a gate the last of
+        training."""
+        if isinstance(self.policy.weights, GlobalWeights):
+            return responsibilities(self.policy.weights.log_w, self.units.sums()[:-1])
+        return self.units.q[:-1]
+
+    def unit_table(self) -> pd.DataFrame:
+        """Each unit of training: its name, style ("" if it has several), n triplets, l0 …, Σ log σ_k as last seen, and
+        q0 …, its posterior."""
+        unit, styles = self.units.unit[:-1].cpu().numpy(), pd.Series("", index=range(len(self.triplets.chosen)))
+        styles = self.triplets.labels.get("style", styles)
+        style = styles.groupby(unit).agg(lambda column: column.iloc[0] if column.nunique() == 1 else "")
+        frame = pd.DataFrame({"unit": self.units.names, "style": style.to_numpy(), "n": np.bincount(unit)})
+        columns = {"l": self.units.sums()[:-1], "q": self.posteriors()}
+        return frame.join([pd.DataFrame(t.cpu().numpy()).add_prefix(name) for name, t in columns.items()])
+
+    def keep_posteriors(self) -> None:
+        """After training under global weights: give the policy what it learned about each user, if users are units."""
+        if self.method.posterior.unit == "user" and isinstance(self.policy.weights, GlobalWeights):
+            log_q = self.posteriors().log().clamp_min(-30.0)
+            self.policy.posteriors = dict(zip(self.units.names, log_q, strict=True))
 
     def context_features(self, triplets: Triplets) -> Tensor:
         """What the weights see of each context."""
@@ -220,12 +189,16 @@ class PreferenceObjective(nn.Module):
         log_w = self.policy.weights(self.features[self.context[triplet]])  # (B, K)
         previous = self.rewards[triplet] if self.method.reward_update == "partition" else None
         method, progress = self.methods[part["phase"]], part["progress"]
-        how = {"method": method, "progress": progress, "share": share}
+        how = {"method": method, "progress": progress, "share": share, "triplet": triplet}
         value, q, r, shown = self.em_step(log_probs, self.reference[triplet], log_w, previous, **how)
         with torch.no_grad():
             if previous is not None:
                 self.rewards[triplet] = r
-            self.mean_q += share @ q
+            if self.units is None:
+                self.mean_q += share @ q
+            else:
+                self.units.keep(triplet, q)
+                self.mean_q.copy_(self.units.mean_q())
             w, by_label = share @ log_w.exp(), part["label_share"].T @ q  # (K,), (labels, K)
         for k in range(self.policy.experts):
             shown[f"w{k}"] = w[k]
@@ -242,16 +215,18 @@ class PreferenceObjective(nn.Module):
         method: Method,
         progress: Tensor | float,
         share: Tensor,
+        triplet: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """E-step and the losses of experts and gate, or their relaxation: the loss, q (B, K), r (B, K, 2) and figures.
 
         Loss and figures are sums over triplets, each times its `share` (B,): means where shares are 1/B. `progress` is
-        the share of the steps that are done.
+        the share of the steps that are done. `triplet` (B,) are rows of the training triplets; without them each
+        triplet is a unit of its own, and nothing is taught.
 
         nll: mean of −log P(y⁺ ≻ y⁻) under (5). accuracy: share of triplets with P > 1/2. elbo: mean of Theorem 1's
-        bound at q; it equals −nll at the exact posterior, and is less at Lemma 6's. margin and kl are means over the
-        experts of β (log_ratio⁺ − log_ratio⁻) and of −log_ratio. Where both completions were sampled from the
-        reference, kl estimates KL(π_ref ‖ π_k) over untied pairs, in nats.
+        bound at q; it equals −nll at the exact posterior of single triplets, and is less at Lemma 6's. margin and kl
+        are means over the experts of β (log_ratio⁺ − log_ratio⁻) and of −log_ratio. Where both completions were sampled
+        from the reference, kl estimates KL(π_ref ‖ π_k) over untied pairs, in nats.
         """
         beta, posterior = method.beta, method.posterior
         reference = reference[:, None]  # (B, 1, 2)
@@ -261,14 +236,7 @@ class PreferenceObjective(nn.Module):
             if previous is not None:
                 previous = torch.where(previous.isnan(), beta * ratio, previous)
             r, log_q_r = reward_update(method.reward_update, ratio, reference, prior, beta, previous)
-            q = responsibilities(
-                prior,
-                log_bradley_terry(r),
-                entropy=posterior.entropy,
-                confidence=posterior.confidence,
-                kl_uniform=posterior.kl_uniform,
-                kl_w=posterior.kl_w,
-            )
+            q, count = self.e_step(prior, log_bradley_terry(r), posterior, progress, triplet)
             log_likelihood = log_mbt_likelihood(prior, r)
         if posterior.relaxation is None:
             loss = expert_loss(log_ratio, q, log_q_r, beta).sum(dim=1)
@@ -284,12 +252,25 @@ class PreferenceObjective(nn.Module):
             loss = loss + method.weights.kl_uniform * kl_to_uniform(log_w)
         shown = {
             "nll": -log_likelihood,
-            "elbo": elbo(prior, r, q),
+            "elbo": elbo(prior, r, q, count),
             "accuracy": (log_likelihood > math.log(0.5)).float(),
             "margin": beta * (ratio[..., 0] - ratio[..., 1]).mean(dim=1),
             "kl": -ratio.mean(dim=(1, 2)),
         }
         return (loss * share).sum(), q, r, {name: (figure * share).sum() for name, figure in shown.items()}
+
+    def e_step(
+        self, log_w: Tensor, utility: Tensor, posterior: Posterior, progress: Tensor | float, triplet: Tensor | None
+    ) -> tuple[Tensor, Tensor | float]:
+        """q (B, K) of triplets with utility log σ_k (B, K), and how many triplets have the expert of each in common."""
+        count = 1.0
+        if triplet is not None and self.units is not None:
+            utility, count = self.units.see(triplet, utility)
+        if triplet is not None and self.taught is not None:
+            return F.one_hot(self.taught[triplet], self.policy.experts + 1)[:, :-1].to(utility.dtype), count
+        annealing = posterior.annealing ** (1 - 2 * torch.as_tensor(progress)).clamp_min(0)
+        weights = {name: getattr(posterior, name) for name in ("entropy", "confidence", "kl_uniform", "kl_w")}
+        return responsibilities(log_w, utility, **weights, annealing=annealing), count
 
     def after_step(self) -> None:
         """The weights' M-step in closed form. A gate has already been updated by the optimiser."""
@@ -300,26 +281,33 @@ class PreferenceObjective(nn.Module):
 
     @torch.no_grad()
     def evaluate(self, triplets: Triplets) -> tuple[dict[str, float], pd.DataFrame]:
-        """The figures of the curve as means over all triplets, and a row for each triplet: labels, q0 … , margin0 … .
+        """The figures of the curve as means over all triplets, and a row for each triplet.
 
-        These use the E-step and losses of Algorithm 1 with the method's own settings, without phases or relaxation.
+        A row has the triplet's labels, the numbers of its `prompt` and `pair`, `chosen_first`, whether the chosen
+        completion is the pair's first, `log_p`, log P(y⁺ ≻ y⁻) under (5), and q, w and margin, β (log_ratio⁺ −
+        log_ratio⁻), of each expert. These use the E-step and losses of Algorithm 1 for single triplets, with the
+        method's own settings, without phases or relaxation.
         """
-        features, columns, shown, device = self.context_features(triplets), [], [], self.runtime.device
+        prompts, users = zip(*triplets.contexts, strict=True)
+        weights, device, tables, shown = self.policy.log_weights(prompts, users), self.runtime.device, [], []
         method = replace(self.method, posterior=replace(self.method.posterior, relaxation=None))
         batches = triplets.batches(method.optimiser.batch_size)
         for rows in batches:
             texts, sides = triplets.texts_of(rows)
             with self.runtime.autocast():
                 log_probs = self.log_probs(triplets.tokens(texts, device), *torch.from_numpy(sides).to(device))
-            log_w = self.policy.weights(features[torch.from_numpy(triplets.context[rows]).to(device)])
+            log_w = weights[torch.from_numpy(triplets.context[rows]).to(device)]
             reference = torch.from_numpy(triplets.reference[rows]).to(device)
-            how = {"method": method, "progress": 0.0, "share": torch.full((len(rows),), 1 / len(rows), device=device)}
-            loss, q, _, figures = self.em_step(log_probs, reference, log_w, None, **how)
+            how = {"method": method, "progress": 1.0, "share": torch.full((len(rows),), 1 / len(rows), device=device)}
+            loss, q, r, figures = self.em_step(log_probs, reference, log_w, None, **how)
             ratio = log_probs - reference[:, None]
-            columns.append(torch.cat([q, method.beta * (ratio[..., 0] - ratio[..., 1])], dim=1).cpu().numpy())
+            margin = method.beta * (ratio[..., 0] - ratio[..., 1])
+            columns = log_mbt_likelihood(log_w, r)[:, None], q, log_w.exp(), margin
+            tables.append(torch.cat(columns, dim=1).cpu().numpy())
             shown.append({name: figure.item() for name, figure in {"loss": loss, **figures}.items()})
-        weights = [len(rows) for rows in batches]
-        means = {name: float(np.average([row[name] for row in shown], weights=weights)) for name in shown[0]}
-        names = [f"{name}{k}" for name in ("q", "margin") for k in range(self.policy.experts)]
-        table = pd.DataFrame(np.concatenate(columns), index=np.concatenate(batches), columns=names).sort_index()
-        return means, triplets.labels.join(table)
+        sizes = [len(rows) for rows in batches]
+        means = {name: float(np.average([row[name] for row in shown], weights=sizes)) for name in shown[0]}
+        names = ["log_p", *(f"{name}{k}" for name in ("q", "w", "margin") for k in range(self.policy.experts))]
+        table = pd.DataFrame(np.concatenate(tables), index=np.concatenate(batches), columns=names).sort_index()
+        numbers = {"prompt": triplets.prompt, "pair": triplets.pair, "chosen_first": triplets.first}
+        return means, triplets.labels.assign(**numbers).join(table)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -45,6 +46,9 @@ class Policy(nn.Module):
         super().__init__()
         self.encoder, self.weights, self.adapted = encoder, weights, adapted
         self.heads, self.independent = nn.ModuleList(heads), nn.ModuleList(independent)
+        self.beta: float | None = None  # β of the training, by which comparisons are weighed
+        self.posteriors: dict[str, Tensor] = {}  # user → log posterior (K,) over experts, in place of the weights
+        self.names: dict[str, list[int]] = {}  # user → token ids of a prompt's beginning; "" → those without a name
         fuse_gelu(self)
 
     @classmethod
@@ -89,6 +93,11 @@ class Policy(nn.Module):
         """The tokens that end a text. Chat models have several."""
         ends = self.config.eos_token_id
         return [ends] if isinstance(ends, int) else list(ends or [])
+
+    @property
+    def users(self) -> set[str]:
+        """Users that the policy knows: by its gate, by their posteriors, or by name in the prompt."""
+        return {*getattr(self.weights, "users", {}), *self.posteriors, *self.names} - {""}
 
     def output_layer(self, k: int) -> nn.Linear:
         """The output layer (V, d) of expert k. Adapters share that of their model."""
@@ -222,7 +231,7 @@ class Policy(nn.Module):
         The draws depend only on `seed` and the prompts of this call, not on the device.
         """
         generator = torch.Generator().manual_seed(seed)
-        log_w = self.routing(prompts, generator, expert, mixture, top_s, users)
+        log_w, prompts = self.routing(prompts, generator, expert, mixture, top_s, users), self.named(prompts, users)
         uniform = torch.rand(len(prompts), max_new_tokens, 2, generator=generator).to(log_w.device)
         completions: list = [None] * len(prompts)
         active, lengths = log_w.isfinite().tolist(), [len(prompt) for prompt in prompts]
@@ -265,9 +274,37 @@ class Policy(nn.Module):
             log_w = torch.full_like(log_w, -torch.inf).scatter(1, chosen[:, None], 0.0)
         return log_w
 
+    @torch.no_grad()
     def log_weights(self, prompts: Sequence[Sequence[int]], users: Sequence[str] | None = None) -> Tensor:
-        """log w_k(x, u): (N, K)."""
-        return self.weights(self.weights.features(prompts, users))
+        """log w_k(x, u): (N, K). Of a user in `posteriors`, that; of one that nobody knows, the prior: the global
+        weights, or the mean of what the gate gives the users it knows."""
+        features = self.weights.features(prompts, users)
+        log_w, users = self.weights(features).clone(), users or [""] * len(prompts)
+        known = getattr(self.weights, "users", {})
+        strangers = [row for row, user in enumerate(users) if user not in known] if known else []
+        if strangers:
+            log_w[strangers] = self.weights.of_anyone(features[strangers])
+        for row, user in enumerate(users):
+            if user in self.posteriors:
+                log_w[row] = self.posteriors[user].to(log_w)
+        return log_w
+
+    @torch.no_grad()
+    def adapt(self, user: str, prompts: Sequence[Sequence[int]], log_ratio: Tensor) -> Tensor:
+        """Give a user the posterior over experts after n comparisons of theirs, w ∏ σ_k, without training: (K,).
+
+        `prompts` are those of the comparisons, `log_ratio` (n, K, 2) is log π_k − log π_ref of chosen and rejected. The
+        prior w is what a user gets who is not known, in the mean over the prompts; with no comparison it stays.
+        """
+        self.posteriors.pop(user, None)
+        prior = self.log_weights(prompts or [[self.ends[0]]], None).logsumexp(dim=0).log_softmax(dim=0)
+        margin = self.beta * (log_ratio[..., 0] - log_ratio[..., 1])  # (n, K)
+        self.posteriors[user] = (prior + F.logsigmoid(margin).sum(dim=0)).log_softmax(dim=0)
+        return self.posteriors[user].exp()
+
+    def named(self, prompts: Sequence[Sequence[int]], users: Sequence[str] | None = None) -> list[Sequence[int]]:
+        """The prompts as the experts see them: with the user's name before them, where the policy was trained so."""
+        return with_names(prompts, users, self.names) if self.names and users else list(prompts)
 
     def uniform(self, n: int) -> Tensor:
         """log 1/K for n prompts: (n, K)."""
@@ -283,6 +320,7 @@ class Policy(nn.Module):
             "adapters": self.adapters,
         }
         shape |= {"weights": self.weights.kind, "users": list(getattr(self.weights, "users", []))}
+        shape |= {"posteriors": list(self.posteriors), "names": self.names, "beta": self.beta}
         (folder / "policy.json").write_text(json.dumps(shape, indent=2))
         tensors = {f"heads.{k}": head.weight for k, head in enumerate(self.heads)}
         if self.encoder is not None:
@@ -305,6 +343,8 @@ class Policy(nn.Module):
             tensors |= {"gate.weight": self.weights.linear.weight, "gate.bias": self.weights.linear.bias}
         else:
             tensors |= {"log_w": self.weights.log_w}
+        if self.posteriors:
+            tensors["posteriors"] = torch.stack([*self.posteriors.values()])
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / "mixture.safetensors")
 
     @classmethod
@@ -349,7 +389,14 @@ class Policy(nn.Module):
             _filled(weights.linear, tensors, {"weight": "gate.weight", "bias": "gate.bias"}, folder)
         else:
             weights = _filled(GlobalWeights(experts), tensors, {"log_w": "log_w"}, folder)
-        return cls(encoder, heads, independent, weights, adapted).to(runtime.device).eval()
+        policy = cls(encoder, heads, independent, weights, adapted).to(runtime.device).eval()
+        policy.names, policy.beta = shape["names"], shape["beta"]
+        if shape["posteriors"]:
+            found = tensors.get("posteriors", torch.empty(0))
+            if found.shape != (len(shape["posteriors"]), experts):
+                raise misfit(folder, "posteriors", (len(shape["posteriors"]), experts), found)
+            policy.posteriors = dict(zip(shape["posteriors"], found, strict=True))
+        return policy
 
 
 def _untied_head(model: PreTrainedModel) -> nn.Linear:
@@ -381,10 +428,26 @@ def _filled(module: nn.Module, tensors: dict[str, Tensor], names: dict[str, str]
     for parameter, name in names.items():
         expected, found = getattr(module, parameter), tensors.get(name)
         if found is None or found.shape != expected.shape:
-            shape = "none" if found is None else tuple(found.shape)
-            raise UserError(
-                f"{folder}/mixture.safetensors: expected {name} of shape {tuple(expected.shape)}, as policy.json and "
-                f"the models beside it say, found {shape}; load the policy that these files were saved with"
-            )
+            raise misfit(folder, name, tuple(expected.shape), found)
         expected.data.copy_(found)
     return module
+
+
+def misfit(folder: Path, name: str, expected: tuple[int, ...], found: Tensor | None) -> UserError:
+    """The fault of a tensor that is not of the shape that the rest of the policy says."""
+    shape = "none" if found is None or not found.numel() else tuple(found.shape)
+    return UserError(
+        f"{folder}/mixture.safetensors: expected {name} of shape {expected}, as policy.json and the models beside it "
+        f"say, found {shape}; load the policy that these files were saved with"
+    )
+
+
+def with_names(
+    prompts: Sequence[Sequence[int]], users: Sequence[str], names: dict[str, list[int]]
+) -> list[Sequence[int]]:
+    """Prompts, token ids, that begin with the name of their user; those of a user without a name stay as they are."""
+    begin = len(names[""])
+    return [
+        [*names[user], *prompt[begin:]] if user in names else prompt
+        for prompt, user in zip(prompts, users, strict=True)
+    ]

@@ -18,6 +18,7 @@ from mixdpo.fields import (
     Names,
     Natural,
     NonNegative,
+    Number,
     Positive,
     Section,
     Share,
@@ -27,6 +28,7 @@ from mixdpo.fields import (
     settings,
 )
 
+Unit = Annotated[str, Strict(), Field(pattern="^(triplet|prompt|user|annotator_[0-9]+)$")]
 Expert = Annotated[str, Strict(), Field(pattern="^[a-z][a-z0-9_]*(/[0-9]+)?$")]
 
 
@@ -172,8 +174,24 @@ class Posterior(Section):
     """λ_KLu: towards the uniform distribution. Lemma 6."""
     kl_w: NonNegative = 1.0
     """λ_KLw: towards the mixture weights. Lemma 6."""
+    unit: Unit = "triplet"
+    """Whose expert is drawn. triplet: of every comparison anew, as in the paper. prompt: of all comparisons of a prompt
+    by one annotator. user, or annotator_m: of all comparisons of that annotator, a column of the preferences, so that q
+    ∝ w ∏ σ. Ours."""
+    annealing: Annotated[Number, Field(ge=1)] = 1.0
+    """The comparisons of a unit count 1/annealing of what they say at the first step, and all from half of the steps
+    on; geometric between. Ours."""
+    taught: Names | None = None
+    """Styles in place of the E-step: expert k learns from the triplets of the k-th alone, whatever they reveal. A
+    ceiling, since the method is not told styles. Ours."""
     relaxation: Relaxation | None = None
     """Sample the expert instead of the E-step; null for variational EM. Appendix E.2."""
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if self.relaxation is not None and (self.unit != "triplet" or self.taught):
+            raise ValueError("relaxation: expected it with unit triplet and taught null, found others; set it to null")
+        return self
 
     @model_validator(mode="after")
     def _has_a_maximum(self) -> Self:
@@ -207,7 +225,8 @@ class Optimiser(Section):
     epochs: Count = 3
     """Passes over the training pairs. Section 4.1, appendix H."""
     batch_size: Count = 22
-    """Pairs in a step, each with the triplets of every style that orders it: with three styles about 64 triplets."""
+    """Pairs in a step, each with the triplets of every style that orders it: with three styles about 64 triplets. Pairs
+    of one prompt come together."""
     accumulate: Count = 1
     """Parts in which a step goes through the policy. Gradients accumulate; activations are freed after each part."""
     learning_rate: Positive = 1.0e-4
@@ -243,6 +262,13 @@ class Method(Section):
     """What changes over training, in order. Appendix E.1."""
     styles: Names | None = Field(None, kw_only=True)
     """Train on the preferences of these styles only; null for all. Ours."""
+    pairs: Literal["all", "disjoint", "two"] = Field("all", kw_only=True)
+    """Which pairs of a prompt's completions are trained on. disjoint: the first with the second, the third with the
+    fourth, …; two: the first with the second alone. Ours."""
+    user_in_prompt: Flag = Field(False, kw_only=True)
+    """Write the user's name before the prompt, so that every expert is told who asks. Ours."""
+    restarts: Count = Field(1, kw_only=True)
+    """Trainings from different noise, of which the one with the least validation −log P of (5) is kept. Ours."""
     top_s: Count | None = Field(None, kw_only=True)
     """Decode by the S experts of the largest weights, scaled to sum to 1 again; null for all. Appendix G."""
     optimiser: Optimiser = Field(Optimiser(), kw_only=True)
@@ -276,6 +302,9 @@ class Method(Section):
         initial = self.weights.initial if isinstance(self.weights, Weights) else None
         if initial is not None and len(initial) != count:
             return f"weights.initial: expected {count} weights that sum to 1, found {list(initial)}; correct them"
+        if self.posterior.taught and len(self.posterior.taught) != count:
+            found = len(self.posterior.taught)
+            return f"posterior.taught: expected {count} styles, one for each expert, found {found}; correct it"
         if self.top_s is not None and self.top_s > count:
             return f"top_s: expected 1 to {count}, its experts, found {self.top_s}; correct it"
         return ""

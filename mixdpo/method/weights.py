@@ -1,13 +1,12 @@
 """Mixture weights: the same for every prompt (Mix-DPO), or by a gate that sees the prompt and the user (MoE-DPO)."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-
-from mixdpo.errors import UserError
 
 
 class GlobalWeights(nn.Module):
@@ -47,8 +46,8 @@ class GateWeights(nn.Module):
     def features(self, prompts: Sequence[Sequence[int]], users: Sequence[str] | None = None) -> Tensor:
         """Mean final hidden state of each prompt, and √d at the place of its user: (N, d + U).
 
-        √d is the length of a normalised state, so that one learning rate suits both. Prompts of one length share a
-        batch, so nothing is padded. Raises `UserError` for a user that the gate was not trained with.
+        √d is the length of a normalised state, so that one learning rate suits both. A user that the gate does not know
+        has no place. Prompts of one length share a batch, so nothing is padded.
         """
         width = self.encoder.config.hidden_size
         features = torch.zeros(len(prompts), self.linear.in_features, device=self.linear.weight.device)
@@ -56,16 +55,18 @@ class GateWeights(nn.Module):
             for part in torch.tensor(rows).split(64):
                 tokens = torch.tensor(np.stack([prompts[i] for i in part.tolist()]), device=features.device)
                 features[part, :width] = self.encoder(input_ids=tokens).last_hidden_state.float().mean(dim=1)
-        if self.users:
-            for row, user in enumerate(users if users is not None else [None] * len(prompts)):
-                if user not in self.users:
-                    known = ", ".join(list(self.users)[:4]) + (", …" if len(self.users) > 4 else "")
-                    raise UserError(
-                        f"user: expected one of the {len(self.users)} users in training ({known}), found {user}; name "
-                        "one of them, or train the gate with preferences of this user"
-                    )
+        for row, user in enumerate(users or []):
+            if user in self.users:
                 features[row, width + self.users[user]] = width**0.5
         return features
+
+    def of_anyone(self, features: Tensor) -> Tensor:
+        """log of the mean over all known users of w(x, u), whoever asks: (N, K)."""
+        width = self.encoder.config.hidden_size
+        users = torch.eye(len(self.users), device=features.device) * width**0.5
+        states = features[:, None, :width].expand(-1, len(self.users), -1)
+        log_w = self(torch.cat([states, users.expand(len(features), -1, -1)], dim=2))  # (N, U, K)
+        return log_w.logsumexp(dim=1) - math.log(len(self.users))
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):

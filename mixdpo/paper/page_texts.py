@@ -119,13 +119,11 @@ def quoted_pairs(
     """Validation pairs, what each style prefers, and responsibilities of each policy with several experts (first
     seed)."""
     triplets = pd.read_parquet(preferences / "validation.parquet")
-    both = triplets[["chosen", "rejected"]]
-    triplets["pair"] = pd.factorize(pd.Series(zip(triplets["prompt_id"], both.min(axis=1), both.max(axis=1))))[0]
+    number = triplets.groupby(["prompt_id", "pair"], sort=False).ngroup()
     q = responsibilities(own, methods_and_names(experiment, tables)[0], triplets, preferences)
-    pairs = triplets["pair"].unique()
-    chosen, quoted = np.sort(rng.choice(pairs, min(n, len(pairs)), replace=False)), []
-    for pair in chosen:
-        lines = triplets[triplets["pair"] == pair]
+    drawn, quoted = np.sort(rng.choice(pairs := number.nunique(), min(n, pairs), replace=False)), []
+    for pair in drawn:
+        lines = triplets[number == pair]
         first, styles = lines.iloc[0], []
         for line in lines.to_dict("records"):
             is_a = line["chosen"] == first["chosen"]

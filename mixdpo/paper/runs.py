@@ -127,8 +127,11 @@ def perplexity_table(form: dict, artifacts: dict[str, Path]) -> Table:
 
 
 def preferences_table(form: dict, artifacts: dict[str, Path]) -> Table:
-    """Pairs, ties and triplets per style; of the pairs that neither of two styles ties, the share ordered alike."""
-    table = Table()
+    """Pairs, ties and triplets per style; of the pairs that neither of two styles ties, the share ordered alike.
+
+    Two users of a style judge a test pair, one of them unseen in training.
+    """
+    table, columns = Table(), ("pairs", "ties", "train", "validation", "test")
     for experiment in form["experiments"]:
         folder = artifacts[f"preferences:{experiment}"]
         counts, agreement = pd.read_csv(folder / "counts.csv"), pd.read_csv(folder / "agreement.csv")
@@ -139,7 +142,7 @@ def preferences_table(form: dict, artifacts: dict[str, Path]) -> Table:
             style, row = found["style"], table.row(experiment, experiment=experiment)
             row.label("Experiment", in_words(experiment))
             row.label("Style", in_words(style))
-            figures = {name: (name.capitalize(), found[name], 0) for name in ("pairs", "ties", "train", "validation")}
+            figures = {name: (name.capitalize(), found[name], 0) for name in columns}
             for other in counts["style"]:
                 heading, value = f"Agrees with {in_words(other)}", alike.get((style, other), np.nan)
                 figures[f"agrees with {other}"] = heading, value, 3

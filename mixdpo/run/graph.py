@@ -101,7 +101,8 @@ def inputs_of(config: dict, tables: dict[str, dict], manifest: str) -> dict[str,
             return reference | training_inputs(config, key)
         case "evaluations":
             source = corpus(config, experiment)
-            return {"policy": model(config, key)} | reference | {source: made(source)}
+            trained = {} if has_users(config, experiment) else {"completions": made("completions", experiment)}
+            return {"policy": model(config, key)} | reference | {source: made(source)} | trained
         case "evaluation_rewards":
             return {"completions": made("evaluations", experiment, key.policy)} | scorers
         case "judgements":

@@ -136,7 +136,7 @@ KINDS = {
         "mixdpo.paper.runs",
         "preferences_table",
         experiments=("preferences",),
-        statistic="counts, and shares of the pairs that neither style ties",
+        statistic="counts (each test pair has two users of a style); shares of the pairs that neither style ties",
     ),
     "compute": Kind(
         "mixdpo.paper.runs",

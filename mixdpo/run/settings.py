@@ -81,11 +81,11 @@ class Sft(Section):
 class Completions(Section):
     """Sampling of the completions that are turned into preferences."""
 
-    prompts: Count = 2000
-    """Training prompts of an experiment, shared evenly between its domains."""
+    prompts: Count = 1000
+    """Training prompts of an experiment, all different, shared evenly between its domains."""
     prompt_tokens: tuple[Count, Count] = (2, 8)
     """Shortest and longest prompt, in tokens; evaluations use the same."""
-    per_prompt: TwoOrMore = 2
+    per_prompt: TwoOrMore = 8
     """Completions of a prompt; every pair of them is compared."""
     max_new_tokens: MaxNewTokens = 48
     temperature: Temperature = 1.0
@@ -127,10 +127,25 @@ class Rewards(Section):
 class Preferences(Section):
     """From scored completions to preference triplets."""
 
-    validation_share: Annotated[Positive, Field(lt=1)] = 0.05
-    """Share of the prompts held out."""
+    validation_share: Annotated[Positive, Field(lt=1)] = 0.1
+    """Share of the prompts on which settings are chosen."""
+    test_share: Annotated[Positive, Field(lt=1)] = 0.1
+    """Share of the prompts on which claims are measured. Preferences of users are tested on the instructions of the
+    split test instead."""
+    annotators: Annotated[tuple[TwoOrMore, ...], Distinct] = (2, 5, 25)
+    """Each m divides the triplets of a style among anonymous annotators of m triplets, so that a method may share its
+    posterior over an annotator. Ours."""
     seed: Seed = 8
     """Seed of every draw that the stage makes."""
+
+    @model_validator(mode="after")
+    def _some_to_train_on(self) -> Self:
+        held_out = self.validation_share + self.test_share
+        if held_out >= 1:
+            raise ValueError(
+                f"expected validation_share and test_share below 1 together, found {held_out:g}; lower one"
+            )
+        return self
 
 
 @settings
@@ -211,7 +226,7 @@ class Evaluations(Section):
     """Sampling: one completion of each test prompt by every policy and decoding."""
 
     prompts: Count = 800
-    """Test prompts of an experiment."""
+    """Test prompts of an experiment, all different and none of them a training prompt."""
     scales: Annotated[tuple[Scale, ...], Distinct] = ()
     """Heads on a frozen encoder are also sampled from at these λ: each token ∝ π_k^λ π_ref^(1−λ). The tables of rewards
     at equal KL interpolate between them."""
@@ -235,7 +250,11 @@ class Users(Section):
     ] = ("helpfulness", "honesty", "truthfulness", "instruction_following")
     """Styles of preference: a user prefers the response that is rated higher in the user's style."""
     users_per_style: Count = 10
-    """Users of each style."""
+    """Users of each style who are trained with."""
+    unseen_per_style: Count = 5
+    """Further users of each style, whom a policy meets after training. Ours."""
+    support: Count = 40
+    """Pairs of training responses that each of these judges, for a policy to learn about them. Ours."""
     responses: TwoOrMore = 3
     """Responses of each instruction, drawn by seed; every two of them are a pair."""
     disagreement_only: Flag = True

@@ -1,6 +1,7 @@
 """Prompts from the first tokens of reviews, and completions sampled for them."""
 
 import json
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -16,38 +17,57 @@ from mixdpo.method.runtime import Runtime
 from mixdpo.provenance import durable
 
 
-def choose_prompts(reviews: Path, tokenizer: PreTrainedTokenizerBase, spec: dict) -> pd.DataFrame:
+def choose_prompts(
+    reviews: Path, tokenizer: PreTrainedTokenizerBase, spec: dict, taken: Iterable[str] = ()
+) -> pd.DataFrame:
     """One row for each prompt, equally many from every domain: prompt_id, review_id, domain, prompt_ids.
 
-    A prompt is the first `prompt_tokens[0]` to `prompt_tokens[1]` tokens of a review after any beginning-of-text, the
-    length drawn for each review. It takes up to 3 more tokens where it would cut a character, which has at most 4
-    bytes. A review must be longer than the longest prompt.
+    Prompts differ in text from each other and from those `taken` before. `beginnings` says what a prompt is.
     """
-    rng = np.random.default_rng(spec["seed"])
-    begin = len(tokenizer("")["input_ids"])
-    shortest, longest = (begin + length for length in spec["prompt_tokens"])
+    rng, taken = np.random.default_rng(spec["seed"]), set(taken)
     each, rest = divmod(spec["prompts"], len(spec["domains"]))
     rows = []
     for i, domain in enumerate(spec["domains"]):
         wanted = each + (i < rest)
         frame = read_reviews(reviews, spec["split"], [domain])
         frame = frame.iloc[rng.permutation(len(frame))]
-        ids = (tokenizer(text)["input_ids"] for text in frame["text"])
-        candidates = ((review_id, tokens) for review_id, tokens in zip(frame["id"], ids) if len(tokens) > longest)
-        long_enough = list(islice(candidates, wanted))
-        if len(long_enough) < wanted:
+        found = list(islice(beginnings(frame, tokenizer, spec["prompt_tokens"], rng, taken), wanted))
+        if len(found) < wanted:
             raise UserError(
-                f"{reviews}: expected {wanted} {spec['split']} reviews of domain {domain} with more than {longest} "
-                f"tokens, found {len(long_enough)} of {len(frame)}; lower prompts or prompt_tokens"
+                f"{reviews}: expected {wanted} prompts of domain {domain} that differ, each from a {spec['split']} "
+                f"review of more than {spec['prompt_tokens'][1]} tokens, found {len(found)} in {len(frame)} reviews; "
+                "lower prompts, raise completions.prompt_tokens if the reviews begin alike, lower it if they are "
+                "short, or give assets.reviews more of them"
             )
-        for review_id, tokens in long_enough:
-            drawn = rng.integers(shortest, longest, endpoint=True)
-            whole = (n for n in range(drawn, drawn + 4) if not tokenizer.decode(tokens[:n]).endswith("\ufffd"))
-            length = next(whole, drawn)  # the review itself may hold U+FFFD
-            rows.append({"review_id": review_id, "domain": domain, "prompt_ids": tokens[:length]})
+        rows += [{"review_id": review_id, "domain": domain, "prompt_ids": prompt} for review_id, prompt in found]
     frame = pd.DataFrame(rows)
     frame.insert(0, "prompt_id", range(len(frame)))
     return frame
+
+
+def beginnings(
+    reviews: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int, int], rng, taken: set[str]
+) -> Iterator[tuple[str, list[int]]]:
+    """Review after review, its id and the token ids of its prompt, whose text joins `taken`.
+
+    A prompt is the first `lengths[0]` to `lengths[1]` tokens after any beginning-of-text, the length drawn for each
+    review; it takes more where its text is taken, and the review is passed over if none of the lengths helps. It also
+    takes up to 3 more where it would cut a character, which has at most 4 bytes. Reviews must be longer than the
+    longest prompt.
+    """
+    begin = len(tokenizer("")["input_ids"])
+    shortest, longest = (begin + length for length in lengths)
+    for review_id, text in zip(reviews["id"], reviews["text"], strict=True):
+        tokens = tokenizer(text)["input_ids"]
+        if len(tokens) <= longest:
+            continue
+        for length in range(rng.integers(shortest, longest, endpoint=True), longest + 1):
+            whole = (n for n in range(length, length + 4) if not tokenizer.decode(tokens[:n]).endswith("\ufffd"))
+            prompt = tokens[: next(whole, length)]  # the review itself may hold U+FFFD
+            if (words := tokenizer.decode(prompt, skip_special_tokens=True)) not in taken:
+                taken.add(words)
+                yield review_id, prompt
+                break
 
 
 def complete(

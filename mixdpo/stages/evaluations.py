@@ -28,6 +28,7 @@ def evaluations(
     policy: Path,
     reference: Path,
     reviews: Path | None = None,
+    completions: Path | None = None,
     feedback: Path | None = None,
 ) -> None:
     """Write `completions.parquet`: the columns of the completions stage, decoding, log_prob and reference_log_prob,
@@ -35,13 +36,18 @@ def evaluations(
 
     Each expert is also scaled by every λ of `scales`, as `Policy.scaled` has it: `expert0@0.5`, or `token@0.5` of one
     expert. The mixture by sequence takes its completions from those of its experts: one is drawn for each row.
-    Prompts are the beginnings of `reviews`, or the instructions of `feedback`, each asked by one user.
+    Prompts are the beginnings of `reviews`, none of them a training prompt, which `completions` has; or the
+    instructions of `feedback`, each asked by one user.
 
     Completions come from the policy, so log_prob − reference_log_prob (nats) averages to KL(π ‖ π_ref).
     """
     tokenizer = AutoTokenizer.from_pretrained(policy / "model")
     model, base = Policy.from_pretrained(policy / "model", runtime), load_language_model(reference / "model", runtime)
-    prompts = instruction_prompts(feedback, tokenizer, spec) if feedback else choose_prompts(reviews, tokenizer, spec)
+    if feedback:
+        prompts = instruction_prompts(feedback, tokenizer, spec)
+    else:
+        trained = pd.read_parquet(completions / "completions.parquet", columns=["prompt"])["prompt"]
+        prompts = choose_prompts(reviews, tokenizer, spec, taken=trained)
     asked = prompts["prompt_ids"].tolist(), prompts["user"].tolist() if feedback else None
     log_w = model.log_weights(*asked)  # (N, K)
     routed = model.routing(asked[0], torch.Generator(), top_s=spec["top_s"], users=asked[1]).cpu()

@@ -65,38 +65,66 @@ def style_agreement(comparisons: pd.DataFrame) -> pd.DataFrame:
 
 
 def preferences(out: Path, spec: dict, *, runtime: Runtime, resume: Path, completions: Path, rewards: Path) -> None:
-    """Write `train.parquet` and `validation.parquet`, split by prompt, `counts.csv` and `agreement.csv`.
+    """Write `train.parquet`, `validation.parquet` and `test.parquet`, split by prompt, `counts.csv` and
+    `agreement.csv`.
 
-    `datasets.load_dataset("parquet", data_dir=…)` reads the two as splits, with the columns prompt, chosen,
-    rejected that preference trainers expect, and style and domain beside them.
+    `datasets.load_dataset("parquet", data_dir=…)` reads the three as splits, with the columns prompt, chosen,
+    rejected that preference trainers expect. Beside them are style, domain, pair (the numbers of the two samples) and
+    for each m of `annotators` a column annotator_m.
     """
     scores = pd.read_parquet(rewards / "scores.parquet")
     frame = pd.read_parquet(completions / "completions.parquet")
     comparisons = compare(frame.merge(scores, on=["prompt_id", "sample"], validate="1:1"), spec["styles"])
-    write_preferences(out, comparisons, spec, rewards)
+    shares = {split: spec[f"{split}_share"] for split in ("validation", "test")}
+    comparisons["split"] = splits_of(comparisons, shares, spec["seed"])
+    untied = comparisons[~comparisons["tie"]]
+    for m in spec["annotators"]:
+        comparisons[f"annotator_{m}"] = annotators_of(untied, m, spec["seed"])
+    write_preferences(out, comparisons, ["train", *shares], rewards)
     style_agreement(comparisons).to_csv(out / "agreement.csv", index=False)
 
 
-def write_preferences(out: Path, comparisons: pd.DataFrame, spec: dict, source: Path) -> None:
-    """Write the untied comparisons as `train.parquet` and `validation.parquet`, and `counts.csv` by style.
+def splits_of(comparisons: pd.DataFrame, shares: dict[str, float], seed: int) -> pd.Series:
+    """The split of every comparison: each named split gets its share of the prompts, drawn by `seed`, and train the
+    rest."""
+    prompts, split = comparisons["prompt_id"].unique(), pd.Series("train", index=comparisons.index)
+    sizes = {name: max(1, round(share * len(prompts))) for name, share in shares.items()}
+    held_out = sum(sizes.values()) / max(1, len(prompts))
+    drawn = validation_prompts(prompts, comparisons[~comparisons["tie"]], held_out, seed)
+    for name, size in sizes.items():
+        split[comparisons["prompt_id"].isin(drawn[:size])] = name
+        drawn = drawn[size:]
+    return split
 
-    `validation_share` of the prompts, drawn by `seed`, go to validation.
+
+def annotators_of(triplets: pd.DataFrame, m: int, seed: int) -> pd.Series:
+    """The annotator of every triplet, by a name that tells neither style nor split.
+
+    An annotator has one style and m triplets of one split, dealt at random; the last of a style may have fewer.
     """
-    triplets = comparisons[~comparisons["tie"]].drop(columns=["pair", "swapped", "tie"])
-    prompts = comparisons["prompt_id"].unique()
-    validation = triplets["prompt_id"].isin(
-        validation_prompts(prompts, triplets, spec["validation_share"], spec["seed"])
-    )
-    if validation.all() or not validation.any():
-        raise UserError(
-            f"{source}: expected preferences for training and for validation, found {(~validation).sum()} and "
-            f"{validation.sum()} beside {len(comparisons) - len(triplets)} ties; give it more prompts"
-        )
-    for name, part in ("train", triplets[~validation]), ("validation", triplets[validation]):
-        part.reset_index(drop=True).to_parquet(out / f"{name}.parquet", index=False)
-    counts = comparisons.groupby("style").agg(pairs=("tie", "size"), ties=("tie", "sum"))
-    counts["train"] = triplets[~validation].groupby("style").size()
-    counts["validation"] = triplets[validation].groupby("style").size()
+    rng = np.random.default_rng([seed, m])
+    dealt = triplets[["split", "style"]].iloc[rng.permutation(len(triplets))]
+    dealt = dealt.assign(place=dealt.groupby(["split", "style"]).cumcount() // m)
+    number = dealt.groupby(["split", "style", "place"]).ngroup()
+    names = np.array([f"annotator-{i:05}" for i in rng.permutation(number.nunique())], dtype=object)
+    return pd.Series(names[number], index=dealt.index)
+
+
+def write_preferences(out: Path, comparisons: pd.DataFrame, splits: list[str], source: Path) -> None:
+    """Write the untied comparisons of each split as `SPLIT.parquet`, and `counts.csv`: by style, pairs, ties, and
+    triplets of each split."""
+    triplets = comparisons[~comparisons["tie"]]
+    found = triplets["split"].value_counts().reindex(splits, fill_value=0)
+    if not found.all():
+        numbers = ", ".join(f"{n} for {split}" for split, n in found.items())
+        ties = len(comparisons) - len(triplets)
+        raise UserError(f"{source}: expected preferences, found {numbers} beside {ties} ties; give it more prompts")
+    for split, part in triplets.groupby("split"):
+        part = part.drop(columns=["swapped", "tie", "split"]).reset_index(drop=True)
+        part.to_parquet(out / f"{split}.parquet", index=False)
+    compared = comparisons.drop_duplicates(["prompt_id", "pair", "style"])  # several users may see a pair
+    counts = compared.groupby("style").agg(pairs=("tie", "size"), ties=("tie", "sum"))
+    counts = counts.join(pd.crosstab(triplets["style"], triplets["split"])[splits])
     counts.fillna(0).astype(int).reset_index().to_csv(out / "counts.csv", index=False)
 
 

@@ -1,6 +1,7 @@
 """Log-probabilities under the reference policy: frozen, so computed once for every method and seed."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +46,12 @@ def log_probs(model: PreTrainedModel, texts: Sequence[Text], runtime: Runtime) -
 def reference_log_probs(
     out: Path, spec: dict, *, runtime: Runtime, resume: Path, reference: Path, preferences: Path
 ) -> None:
-    """Write `train.parquet` and `validation.parquet`, row by row beside the preferences: chosen, rejected."""
+    """Write a file for each parquet file of the preferences, row by row beside it: chosen, rejected."""
     model = load_language_model(reference / "model", runtime)
-    for split in ("train", "validation"):
-        frame = pd.read_parquet(preferences / f"{split}.parquet")
-        sides = [texts_of(frame["prompt_ids"], frame[f"{side}_ids"]) for side in ("chosen", "rejected")]
-        both = log_probs(model, [*sides[0], *sides[1]], runtime).reshape(2, -1)
-        pd.DataFrame({"chosen": both[0], "rejected": both[1]}).to_parquet(out / f"{split}.parquet", index=False)
+    files = sorted(preferences.glob("*.parquet"))
+    frames = [pd.read_parquet(file, columns=["prompt_ids", "chosen_ids", "rejected_ids"]) for file in files]
+    texts = [texts_of(f["prompt_ids"], f[side]) for f in frames for side in ("chosen_ids", "rejected_ids")]
+    values = log_probs(model, list(chain(*texts)), runtime)  # of all files at once: they share texts
+    sides = np.split(values, np.cumsum([len(side) for side in texts])[:-1])
+    for file, chosen, rejected in zip(files, sides[::2], sides[1::2], strict=True):
+        pd.DataFrame({"chosen": chosen, "rejected": rejected}).to_parquet(out / file.name, index=False)

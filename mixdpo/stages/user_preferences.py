@@ -1,5 +1,6 @@
 """Users of different styles: who they are, what they ask, and what they prefer (the poster's multi-user alignment)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,22 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from mixdpo.data.feedback import DOMAIN, read_feedback
 from mixdpo.errors import UserError
 from mixdpo.method.runtime import Runtime
-from mixdpo.stages.preferences import compare, style_agreement, write_preferences
+from mixdpo.stages.preferences import compare, splits_of, style_agreement, write_preferences
+
+SPLITS = ["train", "validation", "test", "support"]
 
 
 def users_of(spec: dict) -> pd.DataFrame:
-    """One row a user: user, a name that does not tell the style, and style; `users_per_style` of each of the
-    `styles`."""
+    """One row a user who is trained with: user, a name that does not tell the style, and style; `users_per_style` of
+    each of the `styles`."""
     styles = spec["styles"] * spec["users_per_style"]
     return pd.DataFrame({"user": [f"user-{i:03}" for i in range(len(styles))], "style": styles})
+
+
+def unseen_users_of(spec: dict) -> pd.DataFrame:
+    """The same of users who are not trained with, `unseen_per_style` of each style; their numbers follow."""
+    everyone = users_of(spec | {"users_per_style": spec["users_per_style"] + spec["unseen_per_style"]})
+    return everyone[len(users_of(spec)) :]
 
 
 def prompt_ids(instructions: pd.Series, tokenizer: PreTrainedTokenizerBase, spec: dict) -> list[list[int]]:
@@ -46,13 +55,13 @@ def instruction_prompts(feedback: Path, tokenizer: PreTrainedTokenizerBase, spec
     return frame
 
 
-def rated_responses(feedback: Path, tokenizer: PreTrainedTokenizerBase, spec: dict) -> pd.DataFrame:
-    """`responses` training responses, drawn at random, of every instruction that has so many: the columns of the
+def rated_responses(feedback: Path, tokenizer: PreTrainedTokenizerBase, spec: dict, split: str) -> pd.DataFrame:
+    """`responses` responses, drawn at random, of every instruction of a split that has so many: the columns of the
     completions stage, and a rating for each style.
 
     Left out: instructions of more than `max_prompt_tokens`, responses of more than `max_tokens` with end-of-text.
     """
-    frame = read_feedback(feedback, "train").sample(frac=1, random_state=spec["seed"])
+    frame = read_feedback(feedback, split).sample(frac=1, random_state=spec["seed"])
     frame["prompt_ids"] = prompt_ids(frame["instruction"], tokenizer, spec)
     ids = tokenizer(frame["response"].tolist(), add_special_tokens=False)["input_ids"]
     frame["completion_ids"] = [[*row, tokenizer.eos_token_id] for row in ids]
@@ -63,7 +72,7 @@ def rated_responses(feedback: Path, tokenizer: PreTrainedTokenizerBase, spec: di
     frame = frame[frame.groupby("prompt_id")["sample"].transform("size") == spec["responses"]]
     if frame.empty:
         raise UserError(
-            f"{feedback}: expected instructions with {spec['responses']} responses of at most "
+            f"{feedback}: expected {split} instructions with {spec['responses']} responses of at most "
             f"{spec['max_tokens']} tokens, found none; lower responses or raise max_tokens"
         )
     prompts = [spec["template"].format(instruction=instruction) for instruction in frame["instruction"]]
@@ -72,14 +81,19 @@ def rated_responses(feedback: Path, tokenizer: PreTrainedTokenizerBase, spec: di
 
 
 def user_preferences(out: Path, spec: dict, *, runtime: Runtime, resume: Path, reference: Path, feedback: Path) -> None:
-    """Write what the preferences stage writes, with a column user, and `disagreement.csv`.
+    """Write what the preferences stage writes, with the columns user and seen in place of annotators, and
+    `disagreement.csv`.
 
-    A user prefers the response with the higher rating in the user's style. Every pair is shown to one user of each
-    style, drawn at random; a tie gives no triplet. With `disagreement_only` a pair counts only if two styles order it
-    differently, as in Poddar et al. `disagreement.csv` has one row: pairs, disagreeing.
+    A user prefers the response with the higher rating in the user's style; a tie gives no triplet. Training
+    instructions, divided into train and validation, are judged by the users who are trained with; test instructions by
+    these (`seen`) and by others; and some pairs of train by those others, from which a policy may learn about them:
+    `support.parquet`. With `disagreement_only` a pair counts only if two styles order it differently, as in Poddar et
+    al. `disagreement.csv` has one row: pairs, disagreeing.
     """
     tokenizer = AutoTokenizer.from_pretrained(reference / "model")
-    comparisons = compare(rated_responses(feedback, tokenizer, spec), spec["styles"])
+    rated = {split: rated_responses(feedback, tokenizer, spec, split) for split in ("train", "test")}
+    parts = [compare(frame, spec["styles"]).assign(split=split) for split, frame in rated.items()]
+    comparisons = pd.concat(parts, ignore_index=True)
     pair = [comparisons["prompt_id"], comparisons["pair"]]
     order = comparisons["swapped"].where(~comparisons["tie"]).astype(float)
     disagree = (order.groupby(pair).transform("nunique") > 1).to_numpy()
@@ -88,9 +102,41 @@ def user_preferences(out: Path, spec: dict, *, runtime: Runtime, resume: Path, r
     pd.DataFrame([shares]).to_csv(out / "disagreement.csv", index=False)
     if spec["disagreement_only"]:
         comparisons = comparisons[disagree].reset_index(drop=True)
-    rng, users = np.random.default_rng(spec["seed"]), users_of(spec)
-    drawn = rng.integers(spec["users_per_style"], size=len(comparisons))
-    by_style = users.groupby("style")["user"].agg(list)
-    comparisons["user"] = [by_style[style][i] for style, i in zip(comparisons["style"], drawn, strict=True)]
-    write_preferences(out, comparisons, spec, feedback)
+    write_preferences(out, by_users(comparisons, spec), SPLITS, feedback)
     style_agreement(comparisons).to_csv(out / "agreement.csv", index=False)
+
+
+def by_users(comparisons: pd.DataFrame, spec: dict) -> pd.DataFrame:
+    """Comparisons of the splits train and test as users make them: split is one of `SPLITS`, and there are user and
+    seen.
+
+    Who of a style sees a pair is drawn at random, but unseen users of a style have equally many pairs of train,
+    `support` each or what there is.
+    """
+    rng, seen, unseen = np.random.default_rng(spec["seed"]), users_of(spec), unseen_users_of(spec)
+    training, test = (comparisons[comparisons["split"] == split] for split in ("train", "test"))
+    training = judged(training, seen, rng)
+    training["split"] = splits_of(training, {"validation": spec["validation_share"]}, spec["seed"])
+    train = training[training["split"] == "train"]
+    pairs = train[["prompt_id", "pair"]].drop_duplicates()
+    pairs = pairs.iloc[rng.permutation(len(pairs))[: spec["unseen_per_style"] * spec["support"]]]
+    support = train.drop(columns="user").merge(pairs.assign(turn=range(len(pairs))), on=["prompt_id", "pair"])
+    turns = support.pop("turn") % spec["unseen_per_style"]
+    parts = [
+        training.assign(seen=True),
+        judged(test, seen, rng).assign(seen=True),
+        judged(test, unseen, rng).assign(seen=False),
+        of_style(support, unseen, turns).assign(seen=False, split="support"),
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def judged(comparisons: pd.DataFrame, users: pd.DataFrame, rng) -> pd.DataFrame:
+    """Comparisons with a column user: of the users of the style, one is drawn."""
+    return of_style(comparisons, users, rng.integers(users["style"].value_counts().min(), size=len(comparisons)))
+
+
+def of_style(comparisons: pd.DataFrame, users: pd.DataFrame, numbers: Sequence[int]) -> pd.DataFrame:
+    """Comparisons with a column user: row by row, the user of that number among those of the style."""
+    by_style = users.groupby("style")["user"].agg(list)
+    return comparisons.assign(user=[by_style[s][i] for s, i in zip(comparisons["style"], numbers, strict=True)])
