@@ -110,8 +110,8 @@ def trial(folder: Path, seeds: int = 3, scales: tuple[float, ...] = (0.25, 0.5))
 
 
 def users(folder: Path, tastes: list[str], seeds: int = 2, prompts: int = 40, support: int = 12) -> dict[str, Path]:
-    """DPO, which knows no user, and one that is told seen users; `user_mix`, whose expert k is right about style k nine times in ten, with a posterior
-    for seen users; `user_moe_case1`, whose gate knows seen users; and a specialist of each style, always right.
+    """DPO, which knows no user, and one that is told seen users; `user_mix`, whose expert k is right about style k nine times in ten, with
+    weights that know seen users; `user_moe_case1`, which is alike; and a specialist of each style, always right.
 
     Two seen and two unseen users a style; styles disagree about every pair, so a policy of one answer is right for half.
     """
@@ -132,7 +132,7 @@ def users(folder: Path, tastes: list[str], seeds: int = 2, prompts: int = 40, su
         blind = np.where(frame["pair"] % 2 == 0, frame["s"] % 2 == 0, frame["s"] % 2 == 1) * 2.0 - 1.0
         policies = {
             "user_dpo": (blind[:, None], np.ones((len(frame), 1))),
-            "user_mix": (told, np.full(told.shape, 1 / k)),
+            "user_mix": (told, gate),
         }
         informed = np.where(frame["seen"], 1.0, blind)[:, None]
         policies |= {"user_moe_case1": (told, gate), "user_dpo_told": (informed, np.ones((len(frame), 1)))}
@@ -145,10 +145,6 @@ def users(folder: Path, tastes: list[str], seeds: int = 2, prompts: int = 40, su
             if "specialist" in method:
                 made = made[made["style"] == method.removeprefix("user_specialist_")]
             made.to_parquet(own / "responsibilities.parquet")
-            if method == "user_mix":
-                units = frame[frame["seen"]].drop_duplicates("user")
-                q = {f"q{j}": np.where(units["s"] == j, 0.98, 0.02 / (k - 1)) for j in range(k)}
-                units[["style"]].assign(unit=units["user"], n=20, **q).to_parquet(own / "units.parquet")
             if method in ("user_mix", "user_moe_case1"):
                 judgements(own, tastes)
                 artifacts[f"judgements:{method}/seed{seed}"] = own

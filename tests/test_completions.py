@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 from mixdpo.errors import UserError
 from mixdpo.method.language import TokenBatch, load_language_model, sequence_log_probs
 from mixdpo.method.policy import Policy
+from mixdpo.method.scaled import scaled
 from mixdpo.method.weights import GlobalWeights
 from mixdpo.stages.completions import choose_prompts, complete, completions
 from mixdpo.stages.evaluations import evaluations, of_drawn_experts, policy_log_probs
@@ -182,13 +183,13 @@ def test_a_scaled_expert_is_the_geometric_mixture(model_folder, runtime):
     """log π_λ of every token is λ log π_k + (1 − λ) log π_ref less the logarithm of its sum over the vocabulary."""
     policy = heads_on_a_frozen_encoder(model_folder, runtime, 2)
     base, ids = load_language_model(model_folder, runtime), torch.tensor([[5, 17, 40, 8, 3]])
-    scaled = policy.scaled(0.3, base)
+    between = scaled(policy, 0.3, base)
     with torch.no_grad():
         reference = base(ids).logits.log_softmax(-1)
         for k in range(2):
             mixed = 0.3 * policy.expert(k)(ids).logits.log_softmax(-1) + 0.7 * reference
             expected = mixed - mixed.logsumexp(-1, keepdim=True)
-            found = scaled.expert(k)(ids).logits.log_softmax(-1)
+            found = between.expert(k)(ids).logits.log_softmax(-1)
             assert torch.allclose(found, expected, atol=1e-4) and not torch.allclose(found, reference, atol=0.1)
 
 
@@ -202,7 +203,7 @@ def test_evaluations_sample_scaled_experts(tmp_path, model_folder, reviews_folde
     policy.save_pretrained(tmp_path / "policy/model")
     tokenizer.save_pretrained(tmp_path / "policy/model")
     (tmp_path / "resume").mkdir()
-    spec = SPEC | {"split": "test", "per_prompt": 1, "top_s": None, "scales": [0.2, 0.5]}
+    spec = SPEC | {"split": "test", "per_prompt": 8, "top_s": None, "scales": [0.5, 0.75]}
     run(tmp_path / "trained", tmp_path / "sampled", model_folder, reviews_folder, runtime)
     inputs = {"policy": tmp_path / "policy", "reference": model_folder.parent, "reviews": reviews_folder}
     inputs |= {"completions": tmp_path / "trained"}
@@ -211,13 +212,13 @@ def test_evaluations_sample_scaled_experts(tmp_path, model_folder, reviews_folde
     single = ["token"] if heads == 1 else ["expert0", "expert1"]
     kl = (frame["log_prob"] - frame["reference_log_prob"]).groupby(frame["decoding"]).mean()
     for name in single:
-        assert 0 < kl[f"{name}@0.2"] < kl[f"{name}@0.5"] < kl[name]
+        assert 0 < kl[f"{name}@0.5"] < kl[f"{name}@0.75"] < kl[name]
     assert len(kl) == 3 * len(single) + (2 if heads > 1 else 0)
-    scaled = policy.scaled(0.5, load_language_model(model_folder, runtime))
+    between = scaled(policy, 0.5, load_language_model(model_folder, runtime))
     with torch.no_grad():
         for row in frame[frame["decoding"] == f"{single[0]}@0.5"].itertuples():
             batch = TokenBatch.of([row.prompt_ids], [row.completion_ids], "cpu")
-            assert row.log_prob == pytest.approx(scaled.log_probs(batch)[0, 0].item(), abs=1e-3)
+            assert row.log_prob == pytest.approx(between.log_probs(batch)[0, 0].item(), abs=1e-3)
 
 
 def test_only_heads_on_a_frozen_encoder_are_scaled(model_folder, runtime):
@@ -229,7 +230,7 @@ def test_only_heads_on_a_frozen_encoder_are_scaled(model_folder, runtime):
         with pytest.raises(
             UserError, match=r"^evaluations\.scales: expected experts that are heads on the reference's"
         ):
-            policy.scaled(0.5, base)
+            scaled(policy, 0.5, base)
 
 
 def test_the_mixture_by_sequence_draws_an_expert_for_each_row():

@@ -144,25 +144,6 @@ class Policy(nn.Module):
         return model
 
     @torch.no_grad()
-    def scaled(self, scale: float, reference: PreTrainedModel) -> "Policy":
-        """The policy whose experts are ∝ π_k^λ π_ref^(1−λ) for each token, λ being `scale`; 1 is the policy itself.
-
-        On a frozen encoder that is the output matrix W_ref + λ (W_k − W_ref). Raises `UserError` where an expert is no
-        head on the encoder of `reference`.
-        """
-        own, known = {} if self.encoder is None else self.encoder.state_dict(), reference.base_model.state_dict()
-        frozen = own.keys() == known.keys() and all(torch.equal(own[name], known[name]) for name in known)
-        if len(self.heads) < self.experts or not frozen:
-            raise UserError(
-                "evaluations.scales: expected experts that are heads on the reference's encoder, frozen, found others; "
-                "set experts.heads and encoder: frozen, or delete evaluations.scales"
-            )
-        start, heads = reference.get_output_embeddings().weight, copy.deepcopy(self.heads)
-        for head in heads:
-            head.weight.lerp_(start, 1 - scale)
-        return Policy(self.encoder, heads, [], self.weights).eval()
-
-    @torch.no_grad()
     def perturb(self, scale: float, seed: int) -> None:
         """Add noise of `scale` times its root mean square to every output matrix. Exact copies would stay copies.
 

@@ -19,8 +19,7 @@ def held_out_table(form: dict, artifacts: dict[str, Path]) -> Table:
     """Two rows a method, of seen and of unseen users: the share of a style's test comparisons with P > 1/2.
 
     `seen` users have comparisons in training, on other prompts. A row's `policies` name a policy for each style, with
-    {style} in its place. With `weights: posterior` a seen user's experts have the posterior of the user's training
-    comparisons as their weights.
+    {style} in its place.
     """
     table = Table()
     styles = list(comparisons(form["rows"][0], artifacts, "test")[0]["style"].unique())
@@ -48,23 +47,7 @@ def comparisons(entry: dict, artifacts: dict[str, Path], split: str, styles: lis
         parts = [comparisons(row, artifacts, split) for row in rows]
         parts = [[f[f["style"] == style] for f in frames] for style, frames in zip(styles, parts, strict=True)]
         return [pd.concat(seed, ignore_index=True) for seed in zip(*parts, strict=True)]
-    frames = []
-    for policy in policies_in(artifacts, entry["policy"]):
-        folder = artifacts[f"policies:{policy}"]
-        frame = triplets_of(folder, split)
-        if entry.get("weights") == "posterior":
-            frame = with_posterior(frame, pd.read_parquet(folder / "units.parquet"))
-        frames.append(frame)
-    return frames
-
-
-def with_posterior(frame: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
-    """Weights w of users that are units of training are their posterior there; those of others stay."""
-    q = units.set_index("unit").filter(regex="^q[0-9]+$")
-    known = frame["user"].isin(q.index)
-    w = [name.replace("q", "w") for name in q]
-    frame.loc[known, w] = q.loc[frame.loc[known, "user"]].to_numpy()
-    return frame
+    return [triplets_of(artifacts[f"policies:{policy}"], split) for policy in policies_in(artifacts, entry["policy"])]
 
 
 def weights_of(frame: pd.DataFrame) -> np.ndarray:

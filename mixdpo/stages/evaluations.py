@@ -13,6 +13,7 @@ from mixdpo.method.decoding import draw, mixture_log_probs
 from mixdpo.method.language import load_language_model
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
+from mixdpo.method.scaled import scaled
 from mixdpo.stages.completions import choose_prompts, complete
 from mixdpo.stages.reference_log_probs import Text, each_text, log_probs, texts_of
 from mixdpo.stages.user_preferences import instruction_prompts
@@ -34,8 +35,8 @@ def evaluations(
     """Write `completions.parquet`: the columns of the completions stage, decoding, log_prob and reference_log_prob,
     and `weights.parquet`: w0 to wK−1 of every prompt. The `top_s` experts of the largest weights decode, all if null.
 
-    Each expert is also scaled by every λ of `scales`, as `Policy.scaled` has it: `expert0@0.5`, or `token@0.5` of one
-    expert. The mixture by sequence takes its completions from those of its experts: one is drawn for each row.
+    Each expert is also scaled by every λ of `scales`, as `scaled` has it: `expert0@0.5`, or `token@0.5` of one expert.
+    The mixture by sequence takes its completions from those of its experts: one is drawn for each row.
     Prompts are the beginnings of `reviews`, none of them a training prompt, which `completions` has; or the
     instructions of `feedback`, each asked by one user.
 
@@ -54,8 +55,8 @@ def evaluations(
     ways, frames = decodings(model), {}
     models = dict.fromkeys(ways, model)
     for scale in spec["scales"]:
-        at, scaled = f"@{scale:g}", model.scaled(scale, base)
-        models |= {name + at: scaled for name in single_experts(model)}
+        at, between = f"@{scale:g}", scaled(model, scale, base)
+        models |= {name + at: between for name in single_experts(model)}
         ways |= {name + at: ways[name] for name in single_experts(model)}
     for decoding in [name for name in ways if name != "sequence"]:
         waiting = resume / decoding
