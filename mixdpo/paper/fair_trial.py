@@ -4,13 +4,12 @@ Means and intervals are those of `statistics.hierarchical`, for new seeds and ne
 measured on those of the test prompts.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from mixdpo.data.statistics import Effect, by_cluster, hierarchical, mean_and_se, share
+from mixdpo.data.statistics import by_cluster, hierarchical, mean_and_se, share
 from mixdpo.paper.measures import leaders
 from mixdpo.paper.recovery import correlation_of_margins, named_by, recovered_by_seed
 from mixdpo.paper.scores import head_order, policies_in, samples, triplets_of
@@ -79,7 +78,8 @@ def trial(form: dict, artifacts: dict[str, Path], method: str, ceiling: dict) ->
         found["gain"] = by_prompt(frames, gains) | about
     if "margin1" in frames[0]:
         style, span = style_recovered(artifacts, method), ceiling["mean"] - ceiling["chance"]
-        style["of_ceiling"] = (style["mean"] - style["chance"]) / span if span else np.nan
+        reached = ceiling["low"] > ceiling["chance"]  # else it is no ceiling
+        style["of_ceiling"] = (style["mean"] - style["chance"]) / span if reached else np.nan
         policies = [artifacts[f"policies:{policy}"] for policy in policies_in(artifacts, method)]
         mean, se = mean_and_se([correlation_of_margins(policy) for policy in policies])
         found |= {"recovered": style | about, "correlation": {"mean": mean, "se": se, "seeds": len(policies)}}
@@ -98,12 +98,16 @@ def by_prompt(frames: list[pd.DataFrame], values: list) -> dict:
     return as_line([by_cluster(own, frame["prompt"]) for own, frame in zip(values, frames, strict=True)])
 
 
-def as_line(values, statistic: Callable[..., Effect] = hierarchical) -> dict:
-    """Mean of values (seeds, units) with SE and interval, `statistics.share` of shares; NaN where there is none."""
+def as_line(values, shares: bool = False) -> dict:
+    """Mean of values (seeds, units) with SE and interval; NaN where there is none.
+
+    Where `shares` of right answers are all alike, which need not mean that they are certain, as `statistics.share`.
+    """
     values = np.asarray(values, float)
     if np.isnan(values).all():
         return dict.fromkeys(("mean", "se", "low", "high"), np.nan)
-    found = statistic(values)
+    found = hierarchical(values)
+    found = share(values) if shares and found.se == 0 else found
     return {"mean": found.effect, "se": found.se, "low": found.low, "high": found.high}
 
 
@@ -129,7 +133,7 @@ def annotators(policies: list[Path]) -> dict | None:
         units, names = pd.read_parquet(policy / "units.parquet"), named_by(triplets_of(policy, "validation"))
         experts = units[[f"l{k}" for k in range(len(names))]].to_numpy().argmax(axis=1)
         right.append(names[experts] == units["style"])
-    return as_line(right, share) | {"seeds": len(right), "annotators": len(units)}
+    return as_line(right, shares=True) | {"seeds": len(right), "annotators": len(units)}
 
 
 def experts_by_prompt(artifacts: dict[str, Path], method: str, columns: list[str], at: str = "") -> np.ndarray:

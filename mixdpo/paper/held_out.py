@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mixdpo.data.posterior import log_preference
-from mixdpo.data.statistics import by_cluster, share
+from mixdpo.data.statistics import by_cluster
 from mixdpo.paper.fair_trial import as_line
 from mixdpo.paper.recovery import margins_of
 from mixdpo.paper.scores import policies_in, triplets_of
@@ -31,7 +31,7 @@ def held_out_table(form: dict, artifacts: dict[str, Path]) -> Table:
             row.label("Model")
             row.label("Users", users)
             for style, values in accuracies(own, styles).items():
-                line = {"row": entry["name"], "users": users, "column": style} | as_line(values, share)
+                line = {"row": entry["name"], "users": users, "column": style} | as_line(values, shares=True)
                 heading = in_words(style).capitalize()
                 row.number(heading, show(line["mean"], line["se"]), [line], column=style)
             prompts, seeds = own[0]["prompt"].nunique(), len(own)

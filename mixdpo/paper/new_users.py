@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mixdpo.data.posterior import posterior
-from mixdpo.data.statistics import by_cluster, share
+from mixdpo.data.statistics import by_cluster
 from mixdpo.paper.fair_trial import as_line
 from mixdpo.paper.held_out import comparisons, right, weights_of
 from mixdpo.paper.recovery import margins_of
@@ -37,7 +37,7 @@ def new_users_table(form: dict, artifacts: dict[str, Path]) -> Table:
             row.label("Users", users)
             for column, heading in HEADINGS.items():
                 line = {"row": entry["name"], "users": users, "column": column}
-                line |= as_line(values.get(column, np.nan), share)
+                line |= as_line(values.get(column, np.nan), shares=True)
                 shown = percent if column == WINS else show
                 row.number(heading, shown(line["mean"], line["se"]), [line], column=column)
             if users != "seen":

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from mixdpo.paper.fair_trial import as_line, sigma
 from mixdpo.paper.figures.style import GREY, HEAD_COLOURS, HEAD_LINES, HEAD_MARKERS, across, letter
 from mixdpo.paper.frontier import Frontier, at_equal_kl, frontier
+from mixdpo.paper.text import number
 
 
 def curves(form: dict, of: Frontier, names: list[str]) -> pd.DataFrame:
@@ -51,6 +52,7 @@ def frontier_map(form: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.Dat
             look = {"color": colour, "marker": marker, "linestyle": dashes, "markersize": 4}
             above.plot(part["x"], part["y"], label=name, **look)
         above.set(title=f"({letter(c)}) {heading}", xlabel="KL(π ‖ π_ref), nats", xlim=(0, None))
+        above.ticklabel_format(axis="y", useOffset=False)
         draw_gains(below, gains[gains["reward"] == reward], looks)
         below.set_title(f"({letter(columns + c)}) {heading} at equal KL")
     grid[0, 0].set_ylabel("Mean reward")
@@ -71,7 +73,7 @@ def draw_gains(axis, gains: pd.DataFrame, looks: dict) -> None:
         bars = [[gain.y - gain.low], [gain.high - gain.y]]
         axis.errorbar(place, gain.y, bars, color=colour, marker=marker, markersize=4, capsize=3, linewidth=1)
     axis.axhline(0, color=GREY, linewidth=0.6, zorder=0)
-    names = [f"{gain.series}\n{gain.x:.0f} nats" for gain in gains.itertuples()]
+    names = [f"{gain.series}\n{number(gain.x, 0)} nats" for gain in gains.itertuples()]
     axis.set_xticks(np.arange(len(names)), names)
     axis.set_xlim(-0.5, len(names) - 0.5)
     axis.tick_params(axis="x", length=0)

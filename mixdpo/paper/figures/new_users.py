@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mixdpo.data.statistics import share
 from mixdpo.paper.fair_trial import as_line
 from mixdpo.paper.figures.style import GREY, HEAD_COLOURS, HEAD_LINES, HEAD_MARKERS, across, letter
 from mixdpo.paper.new_users import SEEN, UNSEEN, WINS, by_known
@@ -29,17 +28,19 @@ def new_users_curve(form: dict, artifacts: dict[str, Path]) -> tuple[Figure, pd.
             m = float(users.partition("m = ")[2] or "nan")
             for i, column in enumerate(PANELS):
                 if column in values:
-                    line = as_line(values[column], share)
+                    line = as_line(values[column], shares=True)
                     about = {"panel": letter(i), "series": row["name"], "x": m, "y": line.pop("mean")}
                     lines.append(about | {"users": users.partition(",")[0]} | line)
     numbers = pd.DataFrame(lines)
     figure = across(2.7)
     axes = figure.subplots(1, len(PANELS))
+    axes[0].sharey(axes[1])
     for i, (axis, (title, label)) in enumerate(zip(axes, PANELS.values(), strict=True)):
         draw(axis, numbers[numbers["panel"] == letter(i)], [row["name"] for row in form["rows"]])
         axis.set(title=f"({letter(i)}) {title}", ylabel=label)
         axis.set_xticks(form["comparisons"])
-    axes[0].sharey(axes[1])
+    for axis in axes[1:]:
+        axis.set_ylim(max(0, axis.get_ylim()[0]), min(1.02, axis.get_ylim()[1]))
     axes[2].axhline(0.5, color=GREY, linewidth=0.6, zorder=0)
     axes[1].set_xlabel("Known comparisons of an unseen user")
     lines, names = axes[0].get_legend_handles_labels()
@@ -59,4 +60,3 @@ def draw(axis: Axes, numbers: pd.DataFrame, names: list[str]) -> None:
         axis.errorbar(new["x"] + aside, new["y"], bars, elinewidth=0.8, label=name, **look)
         for y in seen["y"]:
             axis.axhline(y, color=colour, linestyle=DOTTED, linewidth=1)
-    axis.set_ylim(max(0, axis.get_ylim()[0]), min(1.02, axis.get_ylim()[1]))
