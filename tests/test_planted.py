@@ -114,7 +114,8 @@ def test_style_recovered(tmp_path, weights):
 
 def test_chance_deals_the_styles_of_a_pair(tmp_path):
     """A pair's triplets of styles s, t, u whose experts are s, s, u: two are right, each would be in 1 of 3 deals. The
-    only triplet of another pair is dealt its own style. By prompt: (2 and 1 right) · 2 prompts / 4 triplets.
+    only triplet of another pair is dealt its own style. By prompt: 3/4 and of the rest
+    −1/4 and 1/4, in 2 prompts per 4 triplets.
     """
     named = pd.DataFrame({"split": "validation", "style": [*"stu"], "prompt": 0, "pair": 0})
     named = named.join(pd.DataFrame(np.eye(3)).add_prefix("margin"))
@@ -124,7 +125,7 @@ def test_chance_deals_the_styles_of_a_pair(tmp_path):
     pd.concat([named, test]).to_parquet(tmp_path / "responsibilities.parquet")
     found = recovered(tmp_path)
     assert found.right.tolist() == [True, False, True, True] and found.chance.tolist() == [1 / 3] * 3 + [1]
-    assert found.by_prompt(found.right).tolist() == [1.0, 0.5]
+    assert found.by_prompt(found.right).tolist() == [0.625, 0.875]
 
 
 def test_random_labels_recover_what_chance_says(tmp_path):

@@ -18,6 +18,7 @@ from mixdpo.paper.runs import compute_table, gates_table, perplexity_table, pref
 from mixdpo.paper.scores import head_order, samples
 from mixdpo.paper.tables import tables
 from mixdpo.provenance.record import facts, processor_time
+from mixdpo.run.config import methods_of
 
 ROOT = Path(__file__).parent.parent
 TABLE = {
@@ -165,6 +166,7 @@ def test_best_experts_table(mixtures):
         "rows": [{"name": "Mix", "policy": "mix", "ceiling": "mix"}],
     }
     table = best_experts_table(form, mixtures)
+    assert methods_of({"rows": [{"policy": "mix", "ceiling": "taught"}]}, "e") == ["mix", "taught"]
     cells, grid = table.numbers(), shown(table)
     best = cells[cells["column"] == "joy"].iloc[0]
     assert (best["expert"], best["mean"], best["se"]) == ("Expert 1", pytest.approx(3.0), pytest.approx(np.sqrt(5 / 3)))

@@ -30,10 +30,13 @@ class Recovered:
     prompt: np.ndarray
 
     def by_prompt(self, values: np.ndarray) -> pd.Series:
-        """Shares by prompt whose mean is the share of all triplets: sums over a prompt's triplets by their mean
-        number."""
-        sums = pd.Series(values, dtype=float).groupby(self.prompt).sum()
-        return sums * len(sums) / len(values)
+        """A number for each of P prompts, m + Σ(v − m) P/N over its triplets' values v, for m the mean of all N.
+
+        Their mean is m, and their SD/√P its SE, though prompts differ in how many triplets they have.
+        """
+        values, mean = pd.Series(values, dtype=float), np.mean(values)
+        sums = (values - mean).groupby(self.prompt).sum()
+        return mean + sums * len(sums) / len(values)
 
 
 def recovered(policy: Path) -> Recovered:
