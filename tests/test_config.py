@@ -359,6 +359,12 @@ def test_a_row_may_have_a_policy_for_each_style():
         check_tables(two, {"held_out": fewer})
 
 
+def test_new_users_are_judged_against_an_opponent():
+    tables = {"new_users": published(ROOT / "mixdpo/paper/published", DEFAULT)["new_users"]}
+    with pytest.raises(UserError, match=r"judge\.opponents: expected user_dpo, which .*new_users\.yaml prints, found"):
+        check_tables(changed("judge.opponents", ["reference"]), tables)
+
+
 def test_policies_compared_at_equal_kl_are_all_scaled():
     edited = changed("evaluations.scales", [0.5])
     tables = {"frontier": published(ROOT / "mixdpo/paper/published", DEFAULT)["frontier"]}

@@ -19,6 +19,7 @@ from mixdpo.paper.figures.new_users import new_users_curve
 from mixdpo.paper.frontier import Frontier, at_equal_kl, frontier_table, scales_of
 from mixdpo.paper.held_out import held_out_table, right
 from mixdpo.paper.new_users import by_known, new_users_table
+from mixdpo.paper.page_texts import entries
 from mixdpo.paper.scores import samples, triplets_of
 from mixdpo.paper.tables import tables
 
@@ -153,6 +154,11 @@ def test_frontier_table(trial):
     assert grid.loc["Baseline DPO", "KL(π ‖ π_ref), nats"] == "10.0 ± 0.0"
     assert grid.loc["Reference (SFT)", "KL(π ‖ π_ref), nats"] == "0.0 ± 0.0"
     assert grid.loc["Reference (SFT)", "Sentiment − DPO at equal KL [95 %], σ"] == "–"
+
+
+def test_the_page_quotes_no_scaled_expert():
+    lines = pd.DataFrame({"decoding": ["expert1", "expert1@0.5", "token"], "completion": ["a", "b", "c"]})
+    assert [entry["text"] for entry in entries("mix", lines, [], [0, 1], [0.5, 0.5], {})] == ["a", "c"]
 
 
 def test_held_out_table(users):
