@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 from mixdpo.errors import UserError
 from mixdpo.method.language import TokenBatch, load_language_model, sequence_log_probs
 from mixdpo.method.policy import Policy
+from mixdpo.method.scaled import scaled
 from mixdpo.method.weights import GlobalWeights
 from mixdpo.stages.completions import choose_prompts, complete, completions
 from mixdpo.stages.evaluations import evaluations, of_drawn_experts, policy_log_probs
@@ -141,7 +142,7 @@ def test_evaluations_score_every_way_of_decoding(tmp_path, model_folder, reviews
     policy.save_pretrained(tmp_path / "policy/model")
     tokenizer.save_pretrained(tmp_path / "policy/model")
     (tmp_path / "resume").mkdir()
-    spec = SPEC | {"split": "test", "per_prompt": 1, "top_s": top_s}
+    spec = SPEC | {"split": "test", "per_prompt": 1, "top_s": top_s, "scales": []}
     trained = run(tmp_path / "trained", tmp_path / "sampled", model_folder, reviews_folder, runtime)
     inputs = {"policy": tmp_path / "policy", "reference": model_folder.parent, "reviews": reviews_folder}
     inputs |= {"completions": tmp_path / "trained"}
@@ -170,6 +171,66 @@ def test_evaluations_score_every_way_of_decoding(tmp_path, model_folder, reviews
         batch.unlink()
     evaluations(tmp_path, spec, runtime=runtime, resume=tmp_path / "resume", **inputs)
     pd.testing.assert_frame_equal(frame, pd.read_parquet(tmp_path / "completions.parquet"))
+
+
+def heads_on_a_frozen_encoder(model_folder, runtime, heads: int) -> Policy:
+    policy = Policy.from_language_model(load_language_model(model_folder, runtime), shared_heads=heads)
+    policy.perturb(10.0, seed=0)
+    return policy.eval()
+
+
+def test_a_scaled_expert_is_the_geometric_mixture(model_folder, runtime):
+    """log π_λ of every token is λ log π_k + (1 − λ) log π_ref less the logarithm of its sum over the vocabulary."""
+    policy = heads_on_a_frozen_encoder(model_folder, runtime, 2)
+    base, ids = load_language_model(model_folder, runtime), torch.tensor([[5, 17, 40, 8, 3]])
+    between = scaled(policy, 0.3, base)
+    with torch.no_grad():
+        reference = base(ids).logits.log_softmax(-1)
+        for k in range(2):
+            mixed = 0.3 * policy.expert(k)(ids).logits.log_softmax(-1) + 0.7 * reference
+            expected = mixed - mixed.logsumexp(-1, keepdim=True)
+            found = between.expert(k)(ids).logits.log_softmax(-1)
+            assert torch.allclose(found, expected, atol=1e-4) and not torch.allclose(found, reference, atol=0.1)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_evaluations_sample_scaled_experts(tmp_path, model_folder, reviews_folder, runtime, heads):
+    """KL(π_λ ‖ π_ref) grows with λ, and log_prob is that of the scaled policy."""
+    policy, tokenizer = (
+        heads_on_a_frozen_encoder(model_folder, runtime, heads),
+        AutoTokenizer.from_pretrained(model_folder),
+    )
+    policy.save_pretrained(tmp_path / "policy/model")
+    tokenizer.save_pretrained(tmp_path / "policy/model")
+    (tmp_path / "resume").mkdir()
+    spec = SPEC | {"split": "test", "per_prompt": 8, "top_s": None, "scales": [0.5, 0.75]}
+    run(tmp_path / "trained", tmp_path / "sampled", model_folder, reviews_folder, runtime)
+    inputs = {"policy": tmp_path / "policy", "reference": model_folder.parent, "reviews": reviews_folder}
+    inputs |= {"completions": tmp_path / "trained"}
+    evaluations(tmp_path, spec, runtime=runtime, resume=tmp_path / "resume", **inputs)
+    frame = pd.read_parquet(tmp_path / "completions.parquet")
+    single = ["token"] if heads == 1 else ["expert0", "expert1"]
+    kl = (frame["log_prob"] - frame["reference_log_prob"]).groupby(frame["decoding"]).mean()
+    for name in single:
+        assert 0 < kl[f"{name}@0.5"] < kl[f"{name}@0.75"] < kl[name]
+    assert len(kl) == 3 * len(single) + (2 if heads > 1 else 0)
+    between = scaled(policy, 0.5, load_language_model(model_folder, runtime))
+    with torch.no_grad():
+        for row in frame[frame["decoding"] == f"{single[0]}@0.5"].itertuples():
+            batch = TokenBatch.of([row.prompt_ids], [row.completion_ids], "cpu")
+            assert row.log_prob == pytest.approx(between.log_probs(batch)[0, 0].item(), abs=1e-3)
+
+
+def test_only_heads_on_a_frozen_encoder_are_scaled(model_folder, runtime):
+    base = load_language_model(model_folder, runtime)
+    trained = heads_on_a_frozen_encoder(model_folder, runtime, 2)
+    with torch.no_grad():
+        trained.encoder.wte.weight[0] += 1.0
+    for policy in three_experts(model_folder, runtime), trained, Policy.from_language_model(base, independent_models=1):
+        with pytest.raises(
+            UserError, match=r"^evaluations\.scales: expected experts that are heads on the reference's"
+        ):
+            scaled(policy, 0.5, base)
 
 
 def test_the_mixture_by_sequence_draws_an_expert_for_each_row():

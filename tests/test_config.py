@@ -12,7 +12,7 @@ from snakemake.utils import update_config
 
 from mixdpo.errors import UserError
 from mixdpo.run.checks import RESERVED, check_tables, validate
-from mixdpo.run.config import asset_files, configuration, published, reward_model_files, spec
+from mixdpo.run.config import asset_files, configuration, methods_of, published, reward_model_files, spec
 from mixdpo.run.settings import completed
 from mixdpo.run.yaml import shipped
 from mixdpo.stages.judgements import judgements
@@ -290,6 +290,16 @@ def test_how_many_experts_decode_a_policy_is_nothing_that_its_training_sees():
     assert spec(edited, "evaluations", "multi_reward", "reference")["top_s"] is None
 
 
+def test_only_policies_that_can_be_scaled_are():
+    edited = changed("evaluations.scales", [0.5])
+    edited["policies"]["methods"]["mix_case1"]["experts"]["encoder"] = "frozen"
+    methods = ["mix_case1", "mix_case2", "mix_case1_fixed", "dpo"]
+    policies = ["reference", *(f"{method}/seed0" for method in methods)]
+    found = [spec(edited, "evaluations", "multi_reward", policy)["scales"] for policy in policies]
+    assert found == [[], [0.5], [], [], []]
+    assert spec(edited, "evaluations", "multi_user", "user_moe_case1/seed0")["scales"] == [0.5]
+
+
 def test_a_reward_model_is_known_by_all_its_files(tmp_path):
     """The judge of the default run has none."""
     for name in "config.json", "model-2.safetensors", "model-1.safetensors", "notes.txt":
@@ -342,8 +352,42 @@ def test_faults_of_users_and_extensions_are_one_line(key, value, words):
 )
 def test_tables_of_users_that_the_configuration_cannot_fill_are_named(key, value, words):
     with pytest.raises(UserError) as error:
-        check_tables(changed(key, value), published(ROOT / "mixdpo/paper/published", DEFAULT))
+        check_tables(config := changed(key, value), published(ROOT / "mixdpo/paper/published", config))
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value), error.value
+
+
+def test_a_row_may_have_a_policy_for_each_style():
+    """Those of the experiment, whatever they are."""
+    tables = published(ROOT / "mixdpo/paper/published", DEFAULT)
+    styles = DEFAULT["experiments"]["multi_user"]["users"]["styles"]
+    row = tables["held_out"]["rows"][-1]
+    assert row["policies"] == {style: f"user_specialist_{style}" for style in styles}
+    assert methods_of(tables["held_out"], "multi_user")[-4:] == list(row["policies"].values())
+    two = changed("experiments.multi_user.users.styles", styles[:2])
+    fewer = published(ROOT / "mixdpo/paper/published", two)["held_out"]
+    assert list(fewer["rows"][-1]["policies"]) == styles[:2]
+    del two["policies"]["methods"]["user_specialist_honesty"]
+    with pytest.raises(UserError, match=r"expected user_specialist_honesty, which .*held_out\.yaml prints; add it"):
+        check_tables(two, {"held_out": fewer})
+
+
+def test_new_users_are_judged_against_an_opponent():
+    tables = {"new_users": published(ROOT / "mixdpo/paper/published", DEFAULT)["new_users"]}
+    with pytest.raises(UserError, match=r"judge\.opponents: expected user_dpo, which .*new_users\.yaml prints, found"):
+        check_tables(changed("judge.opponents", ["reference"]), tables)
+
+
+def test_policies_compared_at_equal_kl_are_all_scaled():
+    edited = changed("evaluations.scales", [0.5])
+    tables = {"frontier": published(ROOT / "mixdpo/paper/published", DEFAULT)["frontier"]}
+    for method in "dpo", "mix_annotators_25":
+        edited["policies"]["methods"][method]["experts"] |= {"heads": 1, "models": 0, "encoder": "frozen"}
+    check_tables(edited, tables)
+    edited["policies"]["methods"]["dpo"]["experts"]["encoder"] = "trained"
+    with pytest.raises(
+        UserError, match=r"policies\.methods\.dpo\.experts: expected heads on a frozen encoder alone, since"
+    ):
+        check_tables(edited, tables)
 
 
 def test_an_experiment_left_out_leaves_out_its_tables():
@@ -358,6 +402,9 @@ def test_an_experiment_left_out_leaves_out_its_tables():
         "users",
         "users_win_rates",
         "users_architectures",
+        "held_out",
+        "new_users",
+        "new_users_figure",
     }
     assert tables["preferences"]["experiments"] == ["multi_reward", "multi_task"]
 

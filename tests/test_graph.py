@@ -156,6 +156,13 @@ def test_inputs_of_a_table():
     assert found == "results/embedded/evaluations/multi_task/moe_case1/seed0/completions/manifest.json"
 
 
+def test_no_completions_are_made_for_the_page_alone():
+    """Accuracy on comparisons needs no completions: specialists are trained, and never sampled from."""
+    made = [path for path in targets(CONFIG, TABLES) if "user_specialist_honesty" in path]
+    assert made == ["results/embedded/policies/multi_user/user_specialist_honesty/seed0/manifest.json"]
+    assert "policies:multi_user/user_specialist_honesty/seed0" in page_inputs(CONFIG, TABLES)
+
+
 def test_the_page_waits_for_every_table_of_its_target():
     inputs = page_inputs(CONFIG, TABLES).values()
     for name, table in TABLES.items():

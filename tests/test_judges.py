@@ -408,7 +408,9 @@ def test_both_orders_are_asked(world, section, endpoint, runtime):
     endpoint.script = longer
     table, counts = judged(world, section, runtime)
     assert (
-        len(table) == 24 and set(table["decoding"]) == {"token", "sparse"} and set(table["opponent"]) == {"base", "dpo"}
+        len(table) == 48
+        and set(table["decoding"]) == {"token", "sparse", "expert0", "expert1"}
+        and set(table["opponent"]) == {"base", "dpo"}
     )
     for first, second in ("a longer answer", "answer"), ("zero b", "same"), ("one a", "y"):
         for a, b in (first, second), (second, first):
@@ -420,8 +422,8 @@ def test_both_orders_are_asked(world, section, endpoint, runtime):
     scores = pair_scores(table).set_index(["decoding", "opponent"])
     assert scores.loc[("token", "base"), "score"].tolist() == [1, 0, 0.5]
     asked = len(endpoint.prompts)
-    assert asked < 24  # a tie of equal texts is one comparison
-    expected = {"pairs": 12, "judgements": 24, "failures": 0, "requests": asked, "attempts": asked, "contradictions": 0}
+    assert asked < 36  # a tie of equal texts is one comparison, and so is an expert's text that `sparse` has chosen
+    expected = {"pairs": 24, "judgements": 48, "failures": 0, "requests": asked, "attempts": asked, "contradictions": 0}
     assert counts == expected
 
 
@@ -429,7 +431,7 @@ def test_a_judge_of_positions_gives_one_half(world, section, endpoint, runtime):
     endpoint.script = lambda prompt, number: says("A")
     table, counts = judged(world, section, runtime)
     assert (table["choice"] == np.where(table["order"] == 1, "win", "loss")).all()
-    assert pair_scores(table)["score"].tolist() == [0.5] * 12 and counts["contradictions"] == 1
+    assert pair_scores(table)["score"].tolist() == [0.5] * 24 and counts["contradictions"] == 1
 
 
 def test_a_second_run_asks_nothing_and_writes_the_same(world, section, endpoint, runtime):
@@ -449,7 +451,7 @@ def test_a_failed_order_is_dropped_and_counted(world, section, endpoint, runtime
     assert counts["failures"] == 3 and counts["attempts"] == counts["requests"] + 3 == len(endpoint.prompts)
     assert table.loc[table["choice"] == "failed", "score"].isna().all() and (table["error"] != "").sum() == 3
     scores = pair_scores(table)
-    assert len(scores) == 11 and scores.query("opponent == 'base' and decoding == 'token'")["score"].tolist() == [
+    assert len(scores) == 23 and scores.query("opponent == 'base' and decoding == 'token'")["score"].tolist() == [
         1,
         0,
         0.5,

@@ -197,3 +197,16 @@ def holm(p: Sequence[float]) -> np.ndarray:
     if tested.any():
         corrected[tested] = multipletests(p[tested], method="holm")[1]
     return corrected
+
+
+def by_cluster(values, clusters, among: Sequence | None = None) -> np.ndarray:
+    """A number for each cluster (prompt), so that their mean is that of all values, and their SE is its SE.
+
+    It is m + Σ(v − m) C/N over the cluster's values v, for the mean m of N values and C clusters: those of `among`, in
+    its order, or, if it is None, all in theirs. A cluster without values has m.
+    """
+    values, (names, place) = np.asarray(values, dtype=float), np.unique(np.asarray(clusters), return_inverse=True)
+    mean = values.mean()
+    sums = dict(zip(names.tolist(), np.bincount(place, values - mean), strict=True))
+    found = np.array([sums.get(name, 0.0) for name in (names.tolist() if among is None else among)])
+    return mean + found * len(found) / len(values)

@@ -83,18 +83,26 @@ def prompt_scores(
 def leading(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scores (prompts, K, R) → those of the expert that leads in each reward, and the mean of the others, (prompts, R).
 
+    NaN where a reward has no expert, as `leaders` says.
+    """
+    heads, experts = leaders(scores), scores.shape[1]
+    best = np.take_along_axis(scores, heads.clip(0)[:, None], axis=1)[:, 0]
+    rest = (scores.sum(axis=1) - best) / (experts - 1)
+    return tuple(np.where(heads < 0, np.nan, part) for part in (best, rest))
+
+
+def leaders(scores: np.ndarray) -> np.ndarray:
+    """Scores (prompts, K, R) → the expert that leads in each reward: (prompts, R), −1 where there are too few experts.
+
     Each reward has its expert, by the Hungarian method on the means of the other half of the prompts (even against
     odd): an expert chosen on the prompts that it is judged by would lead by chance.
     """
-    half = np.arange(len(scores)) % 2
-    best, rest = (np.full((len(scores), scores.shape[2]), np.nan) for _ in range(2))
+    half, heads = np.arange(len(scores)) % 2, np.full((len(scores), scores.shape[2]), -1)
     for side in (0, 1):
         means = scores[half != side].mean(axis=0)
         for head, reward in zip(*linear_sum_assignment(means - means.mean(axis=0), maximize=True)):
-            own = scores[half == side, :, reward]
-            best[half == side, reward] = own[:, head]
-            rest[half == side, reward] = np.delete(own, head, axis=1).mean(axis=1)
-    return best, rest
+            heads[half == side, reward] = head
+    return heads
 
 
 def style_recovery(row: dict, artifacts: dict[str, Path], seed: int) -> tuple[Effect, float]:

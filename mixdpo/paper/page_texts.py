@@ -38,6 +38,7 @@ def quoted_samples(
     `specs` has what each policy was trained with, by the path of its manifest.
     """
     methods, names = methods_and_names(experiment, tables)
+    methods = [method for method in methods if policies_in(own, method, "completions")]
     drawn, quoted = None, defaultdict(list)
     for method in methods:
         policy = policies_in(own, method, "completions")[0]
@@ -73,9 +74,10 @@ def completions_of(own: dict[str, Path], policy: str) -> tuple[pd.DataFrame, lis
 def entries(
     method: str, lines: pd.DataFrame, rewards: list[str], order: list[int], w: list[float], names: dict
 ) -> Iterator[dict]:
-    """A policy's completions of one prompt; experts are shown in `order`, `w` are their weights in it."""
+    """A policy's completions of one prompt, those of scaled experts left out; experts are shown in `order`, `w` are
+    their weights in it."""
     shown = {f"expert{k}": f"expert{i}" for i, k in enumerate(order)}
-    for line in lines.to_dict("records"):
+    for line in lines[~lines["decoding"].str.contains("@")].to_dict("records"):
         decoding = shown.get(line["decoding"], line["decoding"])
         expert = int(decoding.removeprefix("expert")) if decoding in shown.values() else None
         largest = len(order) > 1 and expert == int(np.argmax(w))
@@ -149,12 +151,13 @@ def responsibilities(
     q = {}
     for method in methods:
         for policy, order in list(head_order(own, method).items())[:1]:
+            if len(order) == 1:
+                continue
             table = triplets_of(own[f"policies:{policy}"], "validation")
             if len(table) != len(triplets) or (table["style"] != triplets["style"]).any():
                 raise Corrupt(
                     f"{own[f'policies:{policy}']}: expected responsibilities of the {len(triplets)} triplets of "
                     f"{preferences}, found {len(table)} others; delete it and run again"
                 )
-            if len(order) > 1:
-                q[method] = table[[f"q{k}" for k in order]].to_numpy()
+            q[method] = table[[f"q{k}" for k in order]].to_numpy()
     return q

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
+from mixdpo.data.statistics import by_cluster
 from mixdpo.paper.scores import policies_in, triplets_of
 
 
@@ -30,13 +31,9 @@ class Recovered:
     prompt: np.ndarray
 
     def by_prompt(self, values: np.ndarray) -> pd.Series:
-        """A number for each of P prompts, m + Σ(v − m) P/N over its triplets' values v, for m the mean of all N.
-
-        Their mean is m, and their SD/√P its SE, though prompts differ in how many triplets they have.
-        """
-        values, mean = pd.Series(values, dtype=float), np.mean(values)
-        sums = (values - mean).groupby(self.prompt).sum()
-        return mean + sums * len(sums) / len(values)
+        """A number for each prompt, whose mean is that of all triplets, though prompts differ in how many they have:
+        `statistics.by_cluster`."""
+        return pd.Series(by_cluster(values, self.prompt), np.unique(self.prompt))
 
 
 def recovered(policy: Path) -> Recovered:

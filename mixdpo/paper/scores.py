@@ -49,8 +49,8 @@ def head_order(artifacts: dict[str, Path], method: str) -> dict[str, list[int]]:
 def samples(artifacts: dict[str, Path], method: str, decoding: str = "token") -> pd.DataFrame:
     """Completions and rewards of a method's policies, every training seed: one row per completion, with a column seed.
 
-    Decoding is `token`, `sequence`, `expertK` (as `head_order` numbers them) or `sparse`, for each prompt the expert
-    with the largest weight.
+    Decoding is `token`, `sequence`, `expertK` (as `head_order` numbers them), one expert scaled by λ (`expertK@λ`), or
+    `sparse`, for each prompt the expert with the largest weight.
     """
     frames, orders = [], head_order(artifacts, method)
     for policy in policies_in(artifacts, method, "completions"):
@@ -62,8 +62,10 @@ def samples(artifacts: dict[str, Path], method: str, decoding: str = "token") ->
                 frame["decoding"] == frame["prompt_id"].map(weights.idxmax(axis=1)).str.replace("w", "expert")
             ]
         else:
-            expert = decoding.removeprefix("expert")
-            frame = frame[frame["decoding"] == (f"expert{order[int(expert)]}" if expert.isdigit() else decoding)]
+            expert, at, scale = decoding.removeprefix("expert").partition("@")
+            frame = frame[
+                frame["decoding"] == (f"expert{order[int(expert)]}{at}{scale}" if expert.isdigit() else decoding)
+            ]
         frames.append(frame.assign(seed=split_policy(policy)[1]))
     return pd.concat(frames, ignore_index=True)
 

@@ -5,7 +5,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Kinds are found by name; these imports make their code part of the fingerprint of the stage.
-from mixdpo.paper import ablations, claims, comparisons, rewards, runs, users  # noqa: F401
+from mixdpo.paper import (  # noqa: F401
+    ablations,
+    claims,
+    comparisons,
+    fair_trial,
+    frontier,
+    held_out,
+    new_users,
+    rewards,
+    runs,
+    users,
+)
 from mixdpo.paper.scores import scored
 from mixdpo.paper.table import Table
 from mixdpo.run.kinds import KINDS

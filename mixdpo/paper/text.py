@@ -21,8 +21,8 @@ def percent(share: float, se: float) -> str:
     return show(100 * share, 100 * se, 1)
 
 
-def interval(low: float, high: float, sign: str = "+") -> str:
-    return "–" if np.isnan(low) else f"[{number(low, 3, sign)}, {number(high, 3, sign)}]"
+def interval(low: float, high: float, sign: str = "+", digits: int = 3) -> str:
+    return "–" if np.isnan(low) else f"[{number(low, digits, sign)}, {number(high, digits, sign)}]"
 
 
 def p_value(p: float) -> str:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from mixdpo.errors import Corrupt, UserError
 from mixdpo.provenance.artifact import remake, sha256, verify
 from mixdpo.provenance.fingerprint import fingerprint
+from mixdpo.run.config import COMPARED
 from mixdpo.run.graph import inputs_of, job, printed, records, table_inputs, targets
 from mixdpo.run.kinds import KINDS
 from mixdpo.run.layout import PRINTED, is_manifest, is_record, parse, short
@@ -74,14 +75,14 @@ def lineage(manifest: Path, among: Collection[str] | None = None) -> dict[str, d
 def sources(table: dict, manifest: Path, row: str, column: str) -> list[str]:
     """Manifests among the inputs of a table that one of its cells rests on; `row` is the name of a row or a claim.
 
-    Those of its row's policy, baselines and opponents, and those of no policy. All of them where the table names no
+    Those of its row's policy, of what it is compared with, and those of no policy. All of them where the table names no
     policy for the row. Every column of a row rests on the same.
     """
     inputs = [path for path in read(Path(manifest).as_posix())["inputs"] if is_manifest(path)]
     rows = [e for e in table.get("rows", []) if row in (e.get("name"), e.get("claim")) and "policy" in e]
     if not rows:
         return inputs
-    own = {entry[key] for entry in [*rows, table] for key in ("policy", "baseline") if key in entry}
+    own = {entry[key] for entry in [*rows, table] for key in COMPARED if key in entry}
     return [path for path in inputs if parse(path).method in own | {"", *table.get("opponents", ())}]
 
 

@@ -12,11 +12,13 @@ from mixdpo.run.config import (
     experts_of,
     initial_methods,
     is_gated,
+    is_scalable,
     left_out,
     method_of,
     methods_of,
     present,
     reward_model_files,
+    styles_of,
 )
 from mixdpo.run.judge import Judge
 from mixdpo.run.kinds import MEASURES
@@ -189,11 +191,13 @@ def check_tables(config: dict, tables: dict[str, dict]) -> None:
                 if row.get("experiment") not in left_out(config):
                     _check_claim(config, row, where)
             else:
-                _check_row(config, row["name"], row["policy"], row.get("decoding", "token"), where)
+                for policy in [row["policy"]] if "policy" in row else row["policies"].values():
+                    _check_row(config, row["name"], policy, row.get("decoding", "token"), where)
         for experiment in experiments_of(table):
             for method in methods_of(table, experiment):
                 if method != "reference":
                     _check_experts(config, table, experiment, method, where)
+                    _check_scales(config, table, experiment, method, where)
                     _check_styles(config, experiment, method)
 
 
@@ -215,6 +219,8 @@ def _check_judged(config: dict, table: dict, where: str) -> None:
     judged = [(row, [row["opponent"]]) for row in claimed]
     if table["kind"] in ("win_rates", "length_bias"):
         judged += [(row, list(table["opponents"])) for row in rows]
+    if table["kind"] in ("new_users", "new_users_curve"):
+        judged += [(row, [table["opponent"]]) for row in rows if row["policy"] != table["opponent"]]
     for row, opponents in judged:
         for opponent in opponents:
             if opponent not in known:
@@ -301,10 +307,19 @@ def _check_experts(config: dict, table: dict, experiment: str, method: str, wher
         )
 
 
+def _check_scales(config: dict, table: dict, experiment: str, method: str, where: str) -> None:
+    """Where some policies are scaled, all that a table compares at equal KL are: a chord lies below a curve."""
+    scales = (config["evaluations"] | config["experiments"][experiment].get("evaluations", {}))["scales"]
+    if scales and table["kind"] in ("frontier", "frontier_map") and not is_scalable(config, method):
+        raise UserError(
+            f"policies.methods.{method}.experts: expected heads on a frozen encoder alone, since {where} compares them "
+            "at equal KL, found others; change them, or delete evaluations.scales"
+        )
+
+
 def _check_styles(config: dict, experiment: str, method: str) -> None:
     """Styles that a method, or one that it takes experts from, is trained on are those of the experiment."""
-    chosen = config["experiments"][experiment]
-    known = chosen["users"]["styles"] if "users" in chosen else chosen["rewards"]
+    known = styles_of(config, experiment)
     for trained in (method, *initial_methods(config, method)):
         for style in method_of(config, trained)["styles"] or ():
             if style not in known:

@@ -1,6 +1,7 @@
 """The configuration: read with its overlay, and handed out in slices, one per stage."""
 
 import re
+from itertools import chain
 from pathlib import Path
 
 from mixdpo.errors import UserError
@@ -125,7 +126,7 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
         case "evaluations" if "users" in chosen:
             asked = {name: chosen["users"][name] for name in ("styles", "users_per_style", "max_prompt_tokens")}
             asked |= {"template": config["assets"]["feedback"]["template"], "per_prompt": 1}
-            return config["evaluations"] | chosen.get("evaluations", {}) | asked | decoded_by(config, policy)
+            return sampling(config, experiment, policy) | asked
         case "rating_classifier":
             return {"aspects": config["assets"]["feedback"]["aspects"]}
         case "judgements":
@@ -134,7 +135,7 @@ def spec(config: dict, stage: str, experiment: str = "", policy: str = "", table
         case "evaluations":
             asked = {"prompt_tokens": config["completions"]["prompt_tokens"], "per_prompt": 1, "split": "test"}
             asked |= {"domains": chosen["domains"]}
-            return config["evaluations"] | chosen.get("evaluations", {}) | asked | decoded_by(config, policy)
+            return sampling(config, experiment, policy) | asked
         case "tables" | "figures":
             return {"table": table or figure}
         case "page":
@@ -147,9 +148,20 @@ def method_of(config: dict, method: str) -> dict:
     return config["policies"]["methods"][method]
 
 
-def decoded_by(config: dict, policy: str) -> dict:
-    """How many experts decode a policy, those of the largest weights; null for all."""
-    return {"top_s": None if policy == "reference" else method_of(config, split_policy(policy)[0])["top_s"]}
+def sampling(config: dict, experiment: str, policy: str) -> dict:
+    """How a policy is sampled from: the experiment's settings, `top_s` (the experts of the largest weights that decode,
+    null for all), and no `scales` where the policy can't be scaled."""
+    section = config["evaluations"] | config["experiments"][experiment].get("evaluations", {})
+    method = None if policy == "reference" else split_policy(policy)[0]
+    top_s = None if method is None else method_of(config, method)["top_s"]
+    return section | {"top_s": top_s, "scales": section["scales"] if method and is_scalable(config, method) else []}
+
+
+def is_scalable(config: dict, method: str) -> bool:
+    """Are all of the method's experts heads on a frozen encoder?"""
+    chosen = method_of(config, method)["experts"]
+    others = chosen["models"] + chosen["adapters"] + len(chosen["initial"])
+    return chosen["heads"] > 0 and not others and chosen["encoder"] == "frozen"
 
 
 def experts_of(config: dict, method: str) -> int:
@@ -193,7 +205,25 @@ def published(folder: Path, config: dict) -> dict[str, dict]:
     tested = {"validity": not all(has_users(config, experiment) for experiment in present(config))}
     tested |= {"judge_validity": has_rating_classifier(config)}
     tables = {name: table for name, table in tables.items() if tested.get(table["kind"], True)}
-    return {name: table for name, table in tables.items() if table.get("experiment") not in absent}
+    kept = {name: table for name, table in tables.items() if table.get("experiment") not in absent}
+    return {name: with_a_policy_for_each_style(config, table) for name, table in kept.items()}
+
+
+def with_a_policy_for_each_style(config: dict, table: dict) -> dict:
+    """The table, where `policies` of a row is {style: policy}; its file has {style} in the place of the style."""
+    if not any("policies" in row for row in table.get("rows", [])):
+        return table
+    styles = styles_of(config, table["experiment"])
+    each = [
+        {style: row["policies"].format(style=style) for style in styles if "policies" in row} for row in table["rows"]
+    ]
+    return table | {"rows": [row | {"policies": own} if own else row for row, own in zip(table["rows"], each)]}
+
+
+def styles_of(config: dict, experiment: str) -> list[str]:
+    """The styles of preference of an experiment: those of its users, or its rewards."""
+    chosen = config["experiments"][experiment]
+    return chosen["users"]["styles"] if "users" in chosen else chosen["rewards"]
 
 
 def form_of(path: Path) -> dict:
@@ -235,4 +265,5 @@ def methods_of(table: dict, experiment: str) -> list[str]:
     """The methods that a table compares within an experiment: those of its rows, and what it compares them with."""
     rows = [row for row in table.get("rows", []) if row.get("experiment", experiment) == experiment]
     named = [entry[key] for entry in [*rows, table] for key in COMPARED if key in entry]
-    return list(dict.fromkeys([*named, *table.get("opponents", [])]))
+    each = [row["policies"].values() for row in rows if isinstance(row.get("policies"), dict)]
+    return list(dict.fromkeys([*named, *chain(*each), *table.get("opponents", [])]))

@@ -210,10 +210,12 @@ def page_inputs(config: dict, tables: dict[str, dict]) -> dict[str, str]:
             continue
         found |= {f"published:{source}": str(PUBLISHED / f"{source}.yaml") for source in [name, *sources_of(table)]}
         found[f"table:{name}"] = printed(config, name)
+        quoted = "completions" in KINDS[table["kind"]].policies  # no completions are made for the page alone
+        stages = SAMPLES if quoted else ("policies",)
         for experiment in experiments_of(table):
             found[f"preferences:{experiment}"] = artifact(config, "preferences", experiment)
             for policy in policies_behind(config, table, experiment):
-                found |= policy_inputs(config, experiment, policy, SAMPLES)
+                found |= policy_inputs(config, experiment, policy, stages)
     return found
 
 

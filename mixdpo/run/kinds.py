@@ -150,11 +150,40 @@ KINDS = {
         records=True,
         statistic="sums over jobs, and the largest resident set of one",
     ),
+    "fair_trial": Kind(
+        "mixdpo.paper.fair_trial",
+        "fair_trial_table",
+        policies=SAMPLES,
+        statistic=f"mean over training seeds and test prompts {SE}, intervals likewise",
+    ),
+    "frontier": Kind(
+        "mixdpo.paper.frontier",
+        "frontier_table",
+        policies=SAMPLES,
+        statistic=f"mean over training seeds and test prompts {SE}, intervals likewise",
+    ),
+    "held_out": Kind(
+        "mixdpo.paper.held_out",
+        "held_out_table",
+        policies=("policies",),
+        statistic=f"share of the comparisons with P > 1/2 {SE}",
+    ),
+    "new_users": Kind(
+        "mixdpo.paper.new_users",
+        "new_users_table",
+        policies=("policies", "judgements"),
+        statistic=f"mean {SE}, averaged over draws of the comparisons first",
+    ),
     "posteriors": Kind("mixdpo.paper.figures.posteriors", "posteriors", ("policies",), ("sft",), figure=True),
     "words": Kind("mixdpo.paper.figures.words", "words", ("completions", "policies"), figure=True),
     "tasks": Kind("mixdpo.paper.figures.tasks", "tasks", ("completions", "policies"), figure=True),
     "confusion": Kind("mixdpo.paper.figures.confusion", "confusion", ("completions",), figure=True),
     "user_map": Kind("mixdpo.paper.figures.users", "user_map", ("policies",), figure=True),
+    "annotators": Kind("mixdpo.paper.figures.annotators", "annotators", SAMPLES, figure=True),
+    "frontier_map": Kind("mixdpo.paper.figures.frontier", "frontier_map", SAMPLES, figure=True),
+    "new_users_curve": Kind(
+        "mixdpo.paper.figures.new_users", "new_users_curve", ("policies", "judgements"), figure=True
+    ),
     "forest": Kind("mixdpo.paper.figures.forest", "forest", (*SAMPLES, "judgements"), ("sft", "gates"), figure=True),
 }
 """Name in the published form → kind."""

@@ -40,6 +40,7 @@ UpToHundred = Annotated[int, Strict(), Field(ge=1, le=100), Whole]
 MaxNewTokens = Annotated[Count, Field(description="Completions are cut at this many tokens.")]
 Temperature = Annotated[Positive, Field(description="Sampling temperature.")]
 TopK = Annotated[Natural, Field(description="Sample from the k likeliest tokens; 0: from all.")]
+Scale = Annotated[Positive, Field(lt=1)]
 TopP = Annotated[Positive, Field(le=1, description="Sample from the smallest set of tokens with this probability.")]
 
 
@@ -226,6 +227,9 @@ class Evaluations(Section):
 
     prompts: Count = 800
     """Test prompts of an experiment, all different and none of them a training prompt."""
+    scales: Annotated[tuple[Scale, ...], Distinct] = ()
+    """Heads on a frozen encoder are also sampled from at these λ: each token ∝ π_k^λ π_ref^(1−λ). The tables of rewards
+    at equal KL interpolate between them."""
     max_new_tokens: MaxNewTokens = 48
     temperature: Temperature = 1.0
     top_k: TopK = 0

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from mixdpo.method.decoding import draw, mixture_log_probs
 from mixdpo.method.language import load_language_model
 from mixdpo.method.policy import Policy
 from mixdpo.method.runtime import Runtime
+from mixdpo.method.scaled import scaled
 from mixdpo.stages.completions import choose_prompts, complete
 from mixdpo.stages.reference_log_probs import Text, each_text, log_probs, texts_of
 from mixdpo.stages.user_preferences import instruction_prompts
@@ -33,6 +35,7 @@ def evaluations(
     """Write `completions.parquet`: the columns of the completions stage, decoding, log_prob and reference_log_prob,
     and `weights.parquet`: w0 to wK−1 of every prompt. The `top_s` experts of the largest weights decode, all if null.
 
+    Each expert is also scaled by every λ of `scales`, as `scaled` has it: `expert0@0.5`, or `token@0.5` of one expert.
     The mixture by sequence takes its completions from those of its experts: one is drawn for each row.
     Prompts are the beginnings of `reviews`, none of them a training prompt, which `completions` has; or the
     instructions of `feedback`, each asked by one user.
@@ -50,11 +53,16 @@ def evaluations(
     log_w = model.log_weights(*asked)  # (N, K)
     routed = model.routing(asked[0], torch.Generator(), top_s=spec["top_s"], users=asked[1]).cpu()
     ways, frames = decodings(model), {}
+    models = dict.fromkeys(ways, model)
+    for scale in spec["scales"]:
+        at, between = f"@{scale:g}", scaled(model, scale, base)
+        models |= {name + at: between for name in single_experts(model)}
+        ways |= {name + at: ways[name] for name in single_experts(model)}
     for decoding in [name for name in ways if name != "sequence"]:
         waiting = resume / decoding
         waiting.mkdir(exist_ok=True)
         how = {"top_s": spec["top_s"]} | ways[decoding]
-        frames[decoding] = complete(model, tokenizer, prompts, spec, runtime, waiting, **how)
+        frames[decoding] = complete(models[decoding], tokenizer, prompts, spec, runtime, waiting, **how)
     if "sequence" in ways:
         experts = [frames[f"expert{k}"] for k in range(model.experts)]
         frames["sequence"] = of_drawn_experts(
@@ -63,8 +71,10 @@ def evaluations(
     frame = pd.concat([frames[decoding].assign(decoding=decoding) for decoding in ways], ignore_index=True)
     texts = texts_of(frame["prompt_ids"], frame["completion_ids"])
     weights = dict(zip(prompts["prompt_id"], routed, strict=True))
-    rows = zip(texts, frame["decoding"].map(ways), frame["prompt_id"].map(weights), strict=True)
-    frame["log_prob"] = policy_log_probs(model, list(rows), runtime)
+    rows = list(zip(texts, frame["decoding"].map(ways), frame["prompt_id"].map(weights), strict=True))
+    for one in dict.fromkeys(models.values()):
+        own = np.flatnonzero(frame["decoding"].map(models) == one)
+        frame.loc[own, "log_prob"] = policy_log_probs(one, [rows[i] for i in own], runtime)
     frame["reference_log_prob"] = log_probs(base, texts, runtime)
     frame.to_parquet(out / "completions.parquet", index=False)
     w = pd.DataFrame(log_w.exp().cpu().numpy()).add_prefix("w")
@@ -103,9 +113,14 @@ def _log_prob(values: dict[int, Tensor], routing: dict, log_w: Tensor) -> float:
     return mixture_log_probs(every[None], log_w[None], **routing).item()
 
 
+def single_experts(policy: Policy) -> list[str]:
+    """The ways of decoding one expert alone."""
+    return ["token"] if policy.experts == 1 else [f"expert{k}" for k in range(policy.experts)]
+
+
 def decodings(policy: Policy) -> dict[str, dict]:
     """Ways of decoding by name, as arguments of `Policy.generate`. A single expert has one way."""
     mixtures = {mixture: {"mixture": mixture} for mixture in ("token", "sequence")}
     if policy.experts == 1:
         return {"token": mixtures["token"]}
-    return mixtures | {f"expert{k}": {"expert": k} for k in range(policy.experts)}
+    return mixtures | {name: {"expert": k} for k, name in enumerate(single_experts(policy))}

@@ -1,5 +1,6 @@
 """Judgements: a policy's completions against those of other policies, every pair judged in both orders."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,11 +40,12 @@ def decoded(folder: Path, decoding: str) -> pd.DataFrame:
 def pairs_of(policy: Path, opponents: dict[str, Path]) -> pd.DataFrame:
     """One row for each pair: the columns of PAIR, instruction, own and other text, tokens_difference (own minus other).
 
-    A policy of several experts is judged as a mixture (`token`) and by its expert of the largest weight (`sparse`).
+    A policy of several experts is judged as a mixture (`token`), by its expert of the largest weight (`sparse`) and by
+    each expert (`expertK`).
     """
     written = pd.read_parquet(policy / "completions.parquet", columns=["decoding"])["decoding"]
-    frames = []
-    for decoding in ["token", "sparse"] if written.str.startswith("expert").any() else ["token"]:
+    experts, frames = [name for name in written.unique() if re.fullmatch(r"expert\d+", name)], []
+    for decoding in ["token", *["sparse"] * bool(experts), *experts]:
         own = decoded(policy, decoding)
         for opponent, folder in opponents.items():
             other = decoded(folder, "token")

@@ -11,7 +11,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mixdpo.method.runtime import Runtime
-from mixdpo.paper.figures import confusion, forest, posteriors, tasks, users, words  # noqa: F401 (code of this stage)
+from mixdpo.paper.figures import (  # noqa: F401 (code of this stage)
+    annotators,
+    confusion,
+    forest,
+    frontier,
+    new_users,
+    posteriors,
+    tasks,
+    users,
+    words,
+)
 from mixdpo.paper.figures.style import STYLE
 from mixdpo.paper.scores import scored
 from mixdpo.run.kinds import KINDS
