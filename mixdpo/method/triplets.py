@@ -23,9 +23,9 @@ class Triplets:
     def __init__(
         self, frame: pd.DataFrame, known: pd.DataFrame, styles: Sequence[str] | None = None, pairs: str = "all"
     ):
-        """`frame` has prompt_ids, chosen_ids, rejected_ids and, where known, labels (`LABEL`) and `pair`, as "0-1";
-        `known` has, row by row, log π_ref of both completions: chosen, rejected. `styles` are those to keep, all unless
-        given; `pairs` is a key of `PAIRS`."""
+        """`frame` has prompt_ids, chosen_ids, rejected_ids and, where known, labels (`LABEL`), prompt_id, and `pair`, as
+        "0-1"; `known` has, row by row, log π_ref of both completions: chosen, rejected. `styles` are those to keep, all
+        unless given; `pairs` is a key of `PAIRS`."""
         kept = chosen_rows(frame, styles, pairs)
         frame, known = frame[kept].reset_index(drop=True), known[kept]
         if frame.empty:
@@ -49,7 +49,8 @@ class Triplets:
         pairs = np.sort(np.stack([self.chosen, self.rejected], axis=1), axis=1)
         _, self.pair = np.unique(pairs, axis=0, return_inverse=True)  # (N,) number of the pair
         self.first = self.chosen == pairs[:, 0]  # (N,) the chosen completion is the pair's first
-        self.prompt = pd.factorize(pd.Series(prompts, dtype=object))[0]  # (N,) number of the prompt
+        asked = frame["prompt_id"] if "prompt_id" in frame else pd.Series(prompts, dtype=object)
+        self.prompt = pd.factorize(asked)[0]  # (N,) number of the prompt
         order = np.argsort(self.pair, kind="stable")
         self.groups = np.split(order, np.flatnonzero(np.diff(self.pair[order])) + 1)  # triplets of one pair
         self.lengths = np.array([len(prompt) + len(completion) for prompt, completion in self.texts])

@@ -70,8 +70,10 @@ def evaluations(
         )
     frame = pd.concat([frames[decoding].assign(decoding=decoding) for decoding in ways], ignore_index=True)
     texts = texts_of(frame["prompt_ids"], frame["completion_ids"])
+    asked = model.named(frame["prompt_ids"].tolist(), frame["user"].tolist() if feedback else None)
+    seen = texts_of(asked, frame["completion_ids"])  # by the policy, which may be told the user
     weights = dict(zip(prompts["prompt_id"], routed, strict=True))
-    rows = list(zip(texts, frame["decoding"].map(ways), frame["prompt_id"].map(weights), strict=True))
+    rows = list(zip(seen, frame["decoding"].map(ways), frame["prompt_id"].map(weights), strict=True))
     for one in dict.fromkeys(models.values()):
         own = np.flatnonzero(frame["decoding"].map(models) == one)
         frame.loc[own, "log_prob"] = policy_log_probs(one, [rows[i] for i in own], runtime)
