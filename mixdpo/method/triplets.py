@@ -23,7 +23,7 @@ class Triplets:
     def __init__(
         self, frame: pd.DataFrame, known: pd.DataFrame, styles: Sequence[str] | None = None, pairs: str = "all"
     ):
-        """`frame` has prompt_ids, chosen_ids, rejected_ids and, where known, labels (`LABEL`), prompt_id, and `pair`, as
+        """`frame` has prompt_ids, chosen_ids, rejected_ids and, where known, labels (`LABEL`), prompt_id and `pair`, as
         "0-1"; `known` has, row by row, log π_ref of both completions: chosen, rejected. `styles` are those to keep, all
         unless given; `pairs` is a key of `PAIRS`."""
         kept = chosen_rows(frame, styles, pairs)
