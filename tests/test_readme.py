@@ -1,5 +1,6 @@
 """README.md and docs/: numbers come from the committed tables, links lead somewhere, nothing is too long to read."""
 
+import json
 import re
 import runpy
 from pathlib import Path
@@ -26,6 +27,8 @@ def tables(monkeypatch, tmp_path):
             "column": ["grammar", "sentiment", "grammar"],
             "mean": [0.25, 0.5, 0.12345],
             "se": [0.01, 0.02, 0.03],
+            "low": [-0.25, 0.4, 0.1],
+            "high": [0.5, 0.6, 0.2],
             "prompts": [8, 8, 9],
             "verdict": ["supported", "undecided", "supported"],
         }
@@ -42,6 +45,8 @@ def tables(monkeypatch, tmp_path):
         ("value small table DPO grammar mean±se percent", "25.0 ± 1.0 %"),
         ("value small table DPO sentiment verdict s", "undecided"),
         ("value small table DPO grammar mean±se +.2f", "+0.25 ± 0.01"),
+        ("value small table DPO grammar low…high +.2f", "-0.25 to +0.50"),
+        ("value small table DPO sentiment low…high percent", "40.0 to 60.0 %"),
         ("count small table verdict supported", "2"),
     ],
 )
@@ -50,13 +55,34 @@ def test_a_mark_in_a_sentence(tables, mark, text):
 
 
 def test_a_mark_between_lines(tables):
-    lines = tables("<!-- cells small table mean±se sentiment grammar -->\nold\n<!-- end -->").splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:-1]]
+    cells = printed(tables("<!-- cells small table mean±se sentiment grammar:.2f -->\nold\n<!-- end -->"))
     assert cells[0] == ["Model", "Sentiment", "Grammar", "n"]
     assert cells[2:] == [
-        ["DPO", "0.500 ± 0.020", "0.250 ± 0.010", "8"],
-        ["Mixture, by token", "", "0.123 ± 0.030", "9"],
+        ["DPO", "0.500 ± 0.020", "0.25 ± 0.01", "8"],
+        ["Mixture, by token", "", "0.12 ± 0.03", "9"],
     ]
+
+
+def printed(text: str) -> list[list[str]]:
+    """Cells of the table between a mark's lines."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[1:-1]]
+
+
+def test_rows_of_several_labels(tables, tmp_path):
+    frame = pd.DataFrame({"row": "MoE", "users": ["seen", "unseen"], "column": "mean", "mean": [0.5, 0.25]})
+    frame.to_csv(tmp_path / "paper_tables/small/held_out.csv", index=False)
+    cells = printed(tables("<!-- cells small held_out mean mean:percent -->\n<!-- end -->"))
+    assert cells[0] == ["Model", "Users", "Mean of the styles"]
+    assert cells[2:] == [["MoE", "seen", "50.0 %"], ["MoE", "unseen", "25.0 %"]]
+
+
+def test_the_table_of_a_search(tables, tmp_path):
+    found = {"dpo": {"settings": {}, "figures": {"−log P": 0.63173, "core-s": 18}}}
+    found["mix"] = {"settings": {}, "figures": {"−log P": 0.6, "recovered": 0.5, "core-s": 38}}
+    (tmp_path / "search.json").write_text(json.dumps(found))
+    cells = printed(tables('<!-- search search.json "−log P" recovered core-s -->\n<!-- end -->'))
+    assert cells[0] == ["Method", "−log P", "Recovered", "Core-s"]
+    assert cells[2:] == [["dpo", "0.6317", "", "18"], ["mix", "0.6000", "0.5000", "38"]]
 
 
 @pytest.mark.parametrize(
@@ -65,6 +91,7 @@ def test_a_mark_between_lines(tables):
         "value small table SFT grammar mean .2f",
         "value small tabel DPO grammar mean .2f",
         "value small table DPO grammar median .2f",
+        "search search.json recovered",
     ],
 )
 def test_a_mark_that_nothing_fills_is_an_error(tables, mark):
