@@ -100,7 +100,7 @@ def _cells(path: Path, words: list[str]) -> str:
         if any(texts):
             lines.append([*row, *texts, str(own["prompts"].iloc[0])] if counted else [*row, *texts])
     known = HEADINGS.get(path.stem, {})
-    headings = [known.get(name, name.capitalize().replace("_", " ")) for name in (*labels[1:], *names)]
+    headings = [known.get(name, _capital(name).replace("_", " ")) for name in (*labels[1:], *names)]
     return _table(["Model", *headings] + ["n"] * counted, lines)
 
 
@@ -110,7 +110,11 @@ def _search(path: Path, figures: list[str]) -> str:
     if unknown:
         raise KeyError(*sorted(unknown))
     lines = [[name, *(_figure(entry["figures"].get(figure)) for figure in figures)] for name, entry in found.items()]
-    return _table(["Method", *(figure[:1].upper() + figure[1:] for figure in figures)], lines)
+    return _table(["Method", *map(_capital, figures)], lines)
+
+
+def _capital(name: str) -> str:
+    return name[:1].upper() + name[1:]
 
 
 def _figure(value: float | None) -> str:
