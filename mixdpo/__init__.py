@@ -1,7 +1,7 @@
 """Mix- and MoE-DPO: policies of several experts, trained on preferences, and the replication of the paper.
 
-    from mixdpo import Experts, Gate, Method, train
-    policy = train(preferences, model, Method(Experts(heads=4), Gate(sees="user"), beta=0.1), out="mine")
+    from mixdpo import recipe, train
+    policy = train(preferences, model, recipe("moe", experts=4, by_user=True), out="mine")
     policy.generate(["My soup"], users=["ann"])
 
 Nothing is imported before its name is used. A `Policy` deals in token ids, a `TextPolicy` in text.

@@ -35,7 +35,8 @@ def test_configurations_are_those_that_snakemake_merges(monkeypatch):
     assert configuration("reviews") == overlaid(ROOT / "config/reviews.yaml")
     assert configuration(overlay="tests/tiny.yaml") == overlaid(ROOT / "tests/tiny.yaml")
     with pytest.raises(
-        UserError, match="run: expected one of embedded, paper, reviews, truthfulqa, found tiny; name its file"
+        UserError,
+        match="run: expected one of embedded, five_seeds, paper, reviews, truthfulqa, found tiny; name its file",
     ):
         configuration("tiny")
 
@@ -290,14 +291,14 @@ def test_how_many_experts_decode_a_policy_is_nothing_that_its_training_sees():
     assert spec(edited, "evaluations", "multi_reward", "reference")["top_s"] is None
 
 
-def test_only_policies_that_can_be_scaled_are():
-    edited = changed("evaluations.scales", [0.5])
-    edited["policies"]["methods"]["mix_case1"]["experts"]["encoder"] = "frozen"
-    methods = ["mix_case1", "mix_case2", "mix_case1_fixed", "dpo"]
-    policies = ["reference", *(f"{method}/seed0" for method in methods)]
-    found = [spec(edited, "evaluations", "multi_reward", policy)["scales"] for policy in policies]
-    assert found == [[], [0.5], [], [], []]
-    assert spec(edited, "evaluations", "multi_user", "user_moe_case1/seed0")["scales"] == [0.5]
+def test_methods_have_their_own_scales():
+    edited = changed("evaluations.scales", {"mix_case1": [0.5]})
+    edited["experiments"]["multi_reward"].pop("evaluations")
+    found = [
+        spec(edited, "evaluations", "multi_reward", policy)["scales"]
+        for policy in ("reference", "mix_case1/seed0", "dpo/seed0")
+    ]
+    assert found == [[], [0.5], []]
 
 
 def test_a_reward_model_is_known_by_all_its_files(tmp_path):
@@ -378,14 +379,16 @@ def test_new_users_are_judged_against_an_opponent():
 
 
 def test_policies_compared_at_equal_kl_are_all_scaled():
-    edited = changed("evaluations.scales", [0.5])
     tables = {"frontier": published(ROOT / "mixdpo/paper/published", DEFAULT)["frontier"]}
-    for method in "dpo", "mix_annotators_25":
-        edited["policies"]["methods"][method]["experts"] |= {"heads": 1, "models": 0, "encoder": "frozen"}
-    check_tables(edited, tables)
-    edited["policies"]["methods"]["dpo"]["experts"]["encoder"] = "trained"
+    check_tables(DEFAULT, tables)
+    edited = changed("experiments.multi_reward.evaluations.scales", {"mix_annotators_25": [0.5]})
     with pytest.raises(
-        UserError, match=r"policies\.methods\.dpo\.experts: expected heads on a frozen encoder alone, since"
+        UserError, match=r"^evaluations\.scales: expected dpo, which .*frontier\.yaml compares at equal KL"
+    ):
+        check_tables(edited, tables)
+    edited = changed("policies.methods.dpo.experts.encoder", "trained")
+    with pytest.raises(
+        UserError, match=r"^evaluations\.scales: expected methods whose experts are all heads .* found dpo"
     ):
         check_tables(edited, tables)
 

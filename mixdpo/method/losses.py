@@ -36,9 +36,9 @@ def responsibilities(
 
     log_w and the utility ℓ are (B, K). With ℓ = log σ the defaults give q_k ∝ w_k σ_k, the posterior that makes
     Theorem 1 tight (Algorithm 2). Where several triplets share their expert, ℓ is the sum of their log σ. `annealing`
-    divides ℓ: above 1 the comparisons count for less than they say. The paper prints the first two signs of α the other
-    way round; only these collect the coefficients of −Σ q log q. Raises `ValueError` when α ≤ 0: the objective has no
-    maximum inside the simplex.
+    multiplies α: above 1, experts are told apart less than weights and comparisons say. The paper prints the first two
+    signs of α the other way round; only these collect the coefficients of −Σ q log q. Raises `ValueError` when α ≤ 0:
+    the objective has no maximum inside the simplex.
 
     By hand, K = 2: w = (1/4, 3/4), reward margins (log 3, 0) give σ = (3/4, 1/2), products (3/16, 6/16) and
     q = (1/3, 2/3).
@@ -46,7 +46,7 @@ def responsibilities(
     alpha = entropy - confidence + kl_uniform + kl_w
     if alpha <= 0:
         raise ValueError(f"expected entropy - confidence + kl_uniform + kl_w > 0, found {alpha}")
-    return torch.softmax((kl_w * log_w + utility / annealing) / alpha, dim=-1)
+    return torch.softmax((kl_w * log_w + utility) / (alpha * annealing), dim=-1)
 
 
 def log_reward_posterior(log_w: Tensor, r: Tensor) -> Tensor:

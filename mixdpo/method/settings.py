@@ -181,8 +181,8 @@ class Posterior(Section):
     by one annotator. user, or annotator_m: of all comparisons of that annotator, a column of the preferences, so that q
     ∝ w ∏ σ. Ours."""
     annealing: Annotated[Number, Field(ge=1)] = 1.0
-    """The comparisons of a unit count 1/annealing of what they say at the first step, and all from half of the steps
-    on; geometric between. Ours."""
+    """By how much α of Lemma 6 is larger at the first step. It falls geometrically, to α itself from half of the steps
+    on, so that experts first share every unit and then part. Ours."""
     taught: Names | None = None
     """Styles in place of the E-step: expert k learns from the triplets of the k-th alone, whatever they reveal. A
     ceiling, since the method is not told styles. Ours."""

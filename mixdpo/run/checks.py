@@ -308,12 +308,20 @@ def _check_experts(config: dict, table: dict, experiment: str, method: str, wher
 
 
 def _check_scales(config: dict, table: dict, experiment: str, method: str, where: str) -> None:
-    """Where some policies are scaled, all that a table compares at equal KL are: a chord lies below a curve."""
-    scales = (config["evaluations"] | config["experiments"][experiment].get("evaluations", {}))["scales"]
-    if scales and table["kind"] in ("frontier", "frontier_map") and not is_scalable(config, method):
+    """Methods that a table compares at equal KL can be scaled, and if some are, all are: a chord lies below a curve."""
+    section = config["evaluations"] | config["experiments"][experiment].get("evaluations", {})
+    scales = [name for name, found in section["scales"].items() if found]
+    if not scales or table["kind"] not in ("frontier", "frontier_map"):
+        return
+    if method not in scales:
         raise UserError(
-            f"policies.methods.{method}.experts: expected heads on a frozen encoder alone, since {where} compares them "
-            "at equal KL, found others; change them, or delete evaluations.scales"
+            f"evaluations.scales: expected {method}, which {where} compares at equal KL, found {', '.join(scales)}; "
+            "add it"
+        )
+    if not is_scalable(config, method):
+        raise UserError(
+            f"evaluations.scales: expected methods whose experts are all heads on a frozen encoder, found {method}; "
+            "change its experts, or delete it there"
         )
 
 

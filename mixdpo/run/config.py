@@ -150,11 +150,11 @@ def method_of(config: dict, method: str) -> dict:
 
 def sampling(config: dict, experiment: str, policy: str) -> dict:
     """How a policy is sampled from: the experiment's settings, `top_s` (the experts of the largest weights that decode,
-    null for all), and no `scales` where the policy can't be scaled."""
+    null for all), and the method's own `scales`."""
     section = config["evaluations"] | config["experiments"][experiment].get("evaluations", {})
     method = None if policy == "reference" else split_policy(policy)[0]
     top_s = None if method is None else method_of(config, method)["top_s"]
-    return section | {"top_s": top_s, "scales": section["scales"] if method and is_scalable(config, method) else []}
+    return section | {"top_s": top_s, "scales": section["scales"].get(method, [])}
 
 
 def is_scalable(config: dict, method: str) -> bool:

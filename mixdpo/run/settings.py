@@ -227,9 +227,9 @@ class Evaluations(Section):
 
     prompts: Count = 800
     """Test prompts of an experiment, all different and none of them a training prompt."""
-    scales: Annotated[tuple[Scale, ...], Distinct] = ()
-    """Heads on a frozen encoder are also sampled from at these λ: each token ∝ π_k^λ π_ref^(1−λ). The tables of rewards
-    at equal KL interpolate between them."""
+    scales: dict[Name, Annotated[tuple[Scale, ...], Distinct]] = Field(default_factory=dict)
+    """Method → λ at which its experts are also sampled, each token ∝ π_k^λ π_ref^(1−λ): for rewards at equal KL. The
+    experts must be heads on a frozen encoder."""
     max_new_tokens: MaxNewTokens = 48
     temperature: Temperature = 1.0
     top_k: TopK = 0
