@@ -35,7 +35,7 @@ def test_configurations_are_those_that_snakemake_merges(monkeypatch):
     assert configuration("reviews") == overlaid(ROOT / "config/reviews.yaml")
     assert configuration(overlay="tests/tiny.yaml") == overlaid(ROOT / "tests/tiny.yaml")
     with pytest.raises(
-        UserError, match="run: expected one of embedded, paper, reviews, truthfulqa, found tiny; name its file"
+        UserError, match="run: expected one of embedded, five_seeds, paper, reviews, truthfulqa, found tiny; name its"
     ):
         configuration("tiny")
 
@@ -292,11 +292,11 @@ def test_how_many_experts_decode_a_policy_is_nothing_that_its_training_sees():
 
 def test_only_policies_that_can_be_scaled_are():
     edited = changed("evaluations.scales", [0.5])
-    edited["policies"]["methods"]["mix_case1"]["experts"]["encoder"] = "frozen"
+    edited["policies"]["methods"]["mix_case1_fixed"]["experts"]["encoder"] = "trained"
     methods = ["mix_case1", "mix_case2", "mix_case1_fixed", "dpo"]
     policies = ["reference", *(f"{method}/seed0" for method in methods)]
     found = [spec(edited, "evaluations", "multi_reward", policy)["scales"] for policy in policies]
-    assert found == [[], [0.5], [], [], []]
+    assert found == [[], [0.5], [], [], [0.5]]
     assert spec(edited, "evaluations", "multi_user", "user_moe_case1/seed0")["scales"] == [0.5]
 
 
