@@ -14,40 +14,33 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import yaml
-from scipy.optimize import linear_sum_assignment
-from scipy.special import log_expit, logsumexp
 from tabulate import tabulate
 
+from mixdpo.data.posterior import log_preference
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Method
+from mixdpo.paper.fair_trial import annotators
+from mixdpo.paper.recovery import margins_of, named_by
+from mixdpo.paper.scores import triplets_of
 from mixdpo.stages.policies import policies
 
 STAGES = {"reference": "sft", "preferences": "preferences", "reference_log_probs": "reference_log_probs"}
 
 
-def matched(expert: np.ndarray, style: pd.Series) -> float:
-    """Share of rows whose expert is that of their style, with the best matching of experts to styles."""
-    counts = pd.crosstab(expert, style).to_numpy()
-    return float(counts[linear_sum_assignment(-counts)].sum() / counts.sum())
-
-
 def figures(out: Path) -> dict:
     """What a trained policy reaches on the validation triplets."""
-    rows = pd.read_parquet(out / "responsibilities.parquet").query("split == 'validation'")
-    margin, w = (rows.filter(regex=f"^{name}[0-9]+$").to_numpy(float) for name in ("margin", "w"))
-    log_p = logsumexp(np.log(w) + log_expit(margin), axis=1)
-    found = {"−log P": -log_p.mean(), "of its own rewards": -rows["log_p"].mean()}
+    rows = triplets_of(out, "validation")
+    margin, w = margins_of(rows), rows.filter(regex="^w[0-9]+$").to_numpy(float)
+    found = {"−log P": -log_preference(w, margin).mean(), "of its own rewards": -rows["log_p"].mean()}
     found["KL, nats"] = json.loads((out / "validation.json").read_text())["after"]["kl"]
     if margin.shape[1] > 1:
         off = ~np.eye(margin.shape[1], dtype=bool)
-        found |= {"recovered": matched(margin.argmax(axis=1), rows["style"]), "largest w": w.mean(axis=0).max()}
+        right = named_by(rows)[margin.argmax(axis=1)] == rows["style"]
+        found |= {"recovered": right.mean(), "largest w": w.mean(axis=0).max()}
         found["corr."] = np.corrcoef(margin.T)[off].mean()
-    if (out / "units.parquet").exists():
-        units = pd.read_parquet(out / "units.parquet").query("style != ''")
-        expert = units.filter(regex="^q[0-9]+$").to_numpy().argmax(axis=1)
-        found["units recovered"] = matched(expert, units["style"])
+    if told := annotators([out]):
+        found["units recovered"] = told["mean"]
     return {name: round(float(value), 5) for name, value in found.items()}
 
 

@@ -258,6 +258,8 @@ def test_sources_of_a_cell(run):
     beside = sources(TABLE | {"baseline": "reference"}, manifest, "Baseline, DPO", "sentiment")
     assert set(beside) > set(own) and set(beside) == set(sources(TABLE, manifest, "a row without policy", ""))
     assert sources(TABLE | {"opponents": {"reference": "SFT"}}, manifest, "Baseline, DPO", "sentiment") == beside
+    row = {"name": "Taught", "policy": "dpo", "ceiling": "reference"}
+    assert sources(TABLE | {"rows": [row]}, manifest, "Taught", "recovered when taught") == beside
 
 
 def test_sources_of_a_claim(run):

@@ -2,10 +2,12 @@
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import ROOT
+import yaml
+from conftest import ROOT, changed
 
 
 @pytest.fixture
@@ -62,3 +64,38 @@ def test_the_script_for_a_gpu_runs(module, monkeypatch, tmp_path, capsys):
     assert {row["group"] for row in found["rows"]} == {"dpo", "experts", "sampling"}
     assert all(0 < row["ratio"][0] <= row["ratio"][2] for row in found["rows"])
     assert len(found["parity"]) == 15
+
+
+def test_a_search_trains_what_it_has_no_line_of(
+    module, monkeypatch, tmp_path, method, model_folder, preferences_folder, capsys
+):
+    search = module("search")
+    stages = {"sft": model_folder.parent}
+    stages |= {name: preferences_folder / name for name in ("preferences", "reference_log_probs")}
+    for name, folder in stages.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "e").symlink_to(folder)
+    one, by_prompt = changed(method, optimiser={"epochs": 1}), changed(method, posterior={"unit": "prompt"})
+    given, out = tmp_path / "methods.yaml", tmp_path / "found.json"
+    arguments = [str(given), "--results", str(tmp_path), "--experiment", "e", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["search.py", *arguments])
+    monkeypatch.setattr(search, "ProcessPoolExecutor", lambda jobs: ThreadPoolExecutor(1))
+
+    given.write_text(yaml.safe_dump({"one": one.as_dict()}))
+    search.main()
+    found = json.loads(out.read_text())
+    assert list(found) == ["one"] and found["one"]["settings"] == one.as_dict()
+    figures = found["one"]["figures"]
+    assert 0 < figures["−log P"] == figures["of its own rewards"] and 1 / 3 <= figures["recovered"] <= 1
+    assert 0.333 < figures["largest w"] <= 1 and "units recovered" not in figures
+    assert f"{figures['−log P']:.4f}" in capsys.readouterr().out
+
+    given.write_text(yaml.safe_dump({"one": one.as_dict(), "by_prompt": by_prompt.as_dict()}))
+    search.main()
+    found = json.loads(out.read_text())
+    assert found["one"]["figures"] == figures and 0 <= found["by_prompt"]["figures"]["units recovered"] <= 1
+
+    before = out.read_bytes()
+    monkeypatch.setattr(search, "policies", None)
+    search.main()
+    assert out.read_bytes() == before

@@ -140,8 +140,9 @@ def test_words_and_numbers():
     assert signed("Head 1: -0.003 ± 0.017 (-0.2 SE), 2026-01-02") == "Head 1: −0.003 ± 0.017 (−0.2 SE), 2026-01-02"
     assert listed([1]) == "1" and listed([1, 2], "or") == "1 or 2" and listed(["a", "b", "c"]) == "a, b and c"
     config = completed(shipped(ROOT))
-    assert describe(method_of(config, "dpo")) == "1 model, 3 epochs"
-    assert describe(method_of(config, "mix_case1")) == "3 heads on one encoder, learned weights, 3 epochs"
+    assert describe(method_of(config, "dpo")) == "1 head on a frozen encoder, 3 epochs"
+    assert describe(method_of(config, "mix_case1")) == "3 heads on a frozen encoder, learned weights, 3 epochs"
+    assert describe(method_of(config, "ablation_dpo_encoder")) == "1 model, 3 epochs"
     html = markdown("# Title\n\n## Part\n\n<script>alert(1)</script>\n\n| a |\n|---|\n| 1 |\n")
     assert "Title" not in html and "<h3>Part</h3>" in html and "<script>" not in html and '<th scope="col">' in html
 

@@ -8,15 +8,18 @@ import pytest
 import torch
 from conftest import changed, minibatch, spec_of, steps_of
 
+from mixdpo.data.posterior import posterior
 from mixdpo.errors import UserError
 from mixdpo.method.fit import fit
 from mixdpo.method.initial import build
+from mixdpo.method.language import load_language_model
 from mixdpo.method.losses import elbo, log_bradley_terry, mixture_weights, responsibilities
 from mixdpo.method.objective import PreferenceObjective
 from mixdpo.method.policy import Policy
 from mixdpo.method.settings import Method
 from mixdpo.method.triplets import Triplets
 from mixdpo.method.units import Units
+from mixdpo.method.weights import GlobalWeights
 from mixdpo.stages.policies import policies
 
 # Incremental EM on free rewards: 30 prompts of 3 responses, 24 annotators of three styles, 6 comparisons each.
@@ -217,6 +220,19 @@ def test_a_policy_keeps_its_users_and_adapts_to_new_ones(model_folder, annotated
     torch.testing.assert_close(found, prior * sigma / (prior * sigma).sum())
     torch.testing.assert_close(policy.log_weights(prompts[:1], ["new"])[0].exp(), found)
     assert len(policy.generate(prompts, users=["new", "nobody"], runtime=runtime, seed=0, max_new_tokens=2)) == 2
+
+
+@pytest.mark.parametrize("comparisons", [0, 1, 7])
+def test_a_policy_adapts_as_the_tables_say(model_folder, runtime, comparisons):
+    """`posterior`, by which tables tell of new users, is what `adapt` gives them, of a prior that is not even."""
+    rng = np.random.default_rng(comparisons)
+    prior, log_ratio = rng.dirichlet(np.ones(4)), rng.normal(0, 4, (comparisons, 4, 2))
+    model = load_language_model(model_folder, runtime)
+    policy = Policy.from_language_model(model, shared_heads=4, weights=GlobalWeights(4, prior.tolist()))
+    policy.beta = 0.3
+    found = policy.adapt("new", [[1, 2, 3]] * comparisons, torch.tensor(log_ratio, dtype=torch.float32))
+    margins = policy.beta * (log_ratio[..., 0] - log_ratio[..., 1])
+    assert found.tolist() == pytest.approx(posterior(prior, margins), rel=1e-5)
 
 
 # Which triplets, and how they are shown

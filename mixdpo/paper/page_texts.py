@@ -104,7 +104,7 @@ def describe(spec: dict) -> str:
     """A method in words, from the spec that it was trained with."""
     given, weights, epochs = spec["experts"], spec["weights"], spec["optimiser"]["epochs"]
     heads, models, adapters, initial = (given[key] for key in ("heads", "models", "adapters", "initial"))
-    experts = [f"{heads} heads on one encoder"] * (heads > 0)
+    experts = [f"{heads} head{'s' * (heads > 1)} on a {given['encoder']} encoder"] * (heads > 0)
     experts += [f"{models} model" + "s" * (models > 1)] * (models > 0)
     experts += [f"{adapters} adapters of one model"] * (adapters > 0)
     experts += [f"experts of {', '.join(initial)}"] * bool(initial)

@@ -69,15 +69,8 @@ def evaluations(
             experts, routed.repeat_interleave(spec["per_prompt"], dim=0), spec["seed"]
         )
     frame = pd.concat([frames[decoding].assign(decoding=decoding) for decoding in ways], ignore_index=True)
-    texts = texts_of(frame["prompt_ids"], frame["completion_ids"])
-    asked = model.named(frame["prompt_ids"].tolist(), frame["user"].tolist() if feedback else None)
-    seen = texts_of(asked, frame["completion_ids"])  # by the policy, which may be told the user
     weights = dict(zip(prompts["prompt_id"], routed, strict=True))
-    rows = list(zip(seen, frame["decoding"].map(ways), frame["prompt_id"].map(weights), strict=True))
-    for one in dict.fromkeys(models.values()):
-        own = np.flatnonzero(frame["decoding"].map(models) == one)
-        frame.loc[own, "log_prob"] = policy_log_probs(one, [rows[i] for i in own], runtime)
-    frame["reference_log_prob"] = log_probs(base, texts, runtime)
+    add_log_probs(frame, {name: (models[name], ways[name]) for name in ways}, weights, base, runtime)
     frame.to_parquet(out / "completions.parquet", index=False)
     w = pd.DataFrame(log_w.exp().cpu().numpy()).add_prefix("w")
     known = [column for column in ("prompt_id", "domain", "user", "style") if column in prompts]
@@ -89,6 +82,20 @@ def of_drawn_experts(experts: Sequence[pd.DataFrame], log_w: Tensor, seed: int) 
     generator = torch.Generator().manual_seed(seed * 1_000_003 + 1_000_002)  # no batch of `complete` has this seed
     chosen = draw(log_w.exp(), torch.rand(len(log_w), generator=generator)).numpy()
     return pd.concat([frame[chosen == k] for k, frame in enumerate(experts)]).sort_index()
+
+
+def add_log_probs(frame: pd.DataFrame, ways: dict[str, tuple], weights: dict, base, runtime: Runtime) -> None:
+    """Add log_prob and reference_log_prob to completions: `ways` are the policy and routing of every decoding,
+    `weights` the log weights (K,) of every prompt_id."""
+    users = frame["user"].tolist() if "user" in frame else None
+    models, routing = (frame["decoding"].map({name: way[i] for name, way in ways.items()}) for i in range(2))
+    prompts, weights = frame["prompt_ids"].tolist(), frame["prompt_id"].map(weights)
+    for model in dict.fromkeys(model for model, _ in ways.values()):
+        own = np.flatnonzero(models == model)
+        seen = texts_of(model.named(prompts, users), frame["completion_ids"])  # a policy may be told the user
+        rows = list(zip(seen, routing, weights, strict=True))
+        frame.loc[own, "log_prob"] = policy_log_probs(model, [rows[i] for i in own], runtime)
+    frame["reference_log_prob"] = log_probs(base, texts_of(frame["prompt_ids"], frame["completion_ids"]), runtime)
 
 
 def policy_log_probs(model: Policy, rows: Sequence[tuple[Text, dict, Tensor]], runtime: Runtime) -> list[float]:
