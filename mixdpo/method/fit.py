@@ -191,6 +191,7 @@ def fit(
     seed: int,
     runtime: Runtime,
     resume: Path,
+    until: int | None = None,
     learning_rates: Callable[[str], float] | None = None,
     after_step: Callable[[], None] = lambda: None,
     observe: Callable[[dict[str, float]], None] = lambda row: None,
@@ -215,14 +216,15 @@ def fit(
     step = Step(model, adamw, loss, optimiser.max_grad_norm, runtime, after_step)
     cuda, saved_at, cost = runtime.device == "cuda", time.monotonic(), 0.0
     run = Replayed(step) if cuda else step
-    progress = tqdm(range(first, steps), initial=first, total=steps, mininterval=2, unit="step")
+    until = steps if until is None else until
+    progress = tqdm(range(first, until), initial=first, total=steps, mininterval=2, unit="step")
     with compiled(model) if cuda and steps >= COMPILED else contextlib.nullcontext():
         for number in progress:
             torch.manual_seed(seed * 1_000_003 + number)
             factor = learning_rate_factor(number, steps, optimiser.warmup, optimiser.schedule)
             set_rates(adamw, factor)
             curve.add(number, run(parts(number)), step.names, factor)
-            saving = time.monotonic() - saved_at > cost / SAVING_SHARE
+            saving = time.monotonic() - saved_at > cost / SAVING_SHARE or number + 1 == until < steps
             if saving or len(curve.waiting) == FETCHED or number + 1 == steps:
                 curve.fetch()
                 progress.set_postfix(loss=f"{curve.rows[-1]['loss']:.4f}", refresh=False)

@@ -268,7 +268,8 @@ class Method(Section):
     user_in_prompt: Flag = Field(False, kw_only=True)
     """Write the user's name before the prompt, so that every expert is told who asks. Ours."""
     restarts: Count = Field(1, kw_only=True)
-    """Trainings from different noise, of which the one with the least validation −log P of (5) is kept. Ours."""
+    """Starts from different noise. After a quarter of the steps the one with the least validation −log P of (5) goes on
+    to the end. Ours."""
     top_s: Count | None = Field(None, kw_only=True)
     """Decode by the S experts of the largest weights, scaled to sum to 1 again; null for all. Appendix G."""
     optimiser: Optimiser = Field(Optimiser(), kw_only=True)

@@ -19,6 +19,7 @@ from mixdpo.method.policy import Policy, with_names
 from mixdpo.method.runtime import Runtime
 from mixdpo.method.settings import Gate, Method
 from mixdpo.method.triplets import Triplets
+from mixdpo.provenance import durable
 from mixdpo.stages.card import model_card
 from mixdpo.stages.reference_log_probs import log_probs, texts_of
 
@@ -64,8 +65,8 @@ def policies(
     optimiser = method.optimiser
     batches = train.minibatches(epochs=optimiser.epochs, batch_size=optimiser.batch_size, seed=seed)
 
-    def fitted(restart: int) -> Fitted:
-        """The policy trained from the noise of a restart."""
+    def fitted(restart: int, until: int) -> Fitted:
+        """The policy trained from the noise of a restart, for so many of the steps."""
         drawn, folder = seed + 1_000_003 * restart, resume / f"restart{restart}"
         folder.mkdir(exist_ok=True)
         policy = build(method, reference / "model", runtime, seed=drawn, **start)
@@ -76,14 +77,16 @@ def policies(
         rate = {True: optimiser.gate_learning_rate, False: optimiser.learning_rate}
         how = {"optimiser": optimiser, "seed": drawn, "runtime": runtime, "resume": folder, "observe": observe}
         how |= {"learning_rates": lambda name: rate[".weights." in name], "after_step": objective.after_step}
-        curve = fit(objective, len(batches), objective.parts, objective.loss, **how)
+        curve = fit(objective, len(batches), objective.parts, objective.loss, until=until, **how)
         objective.keep_posteriors()
         after, _ = objective.evaluate(data["validation"])
         return Fitted(objective, curve, before, after)
 
-    best = fitted(0)
-    for restart in range(1, method.restarts):
-        best = min(best, fitted(restart), key=lambda one: one.after["nll"])
+    chosen = resume / "chosen.json"
+    if method.restarts > 1 and not chosen.exists():
+        found = [fitted(restart, -(-len(batches) // 4)).after["nll"] for restart in range(method.restarts)]
+        durable.write(chosen, lambda path: path.write_text(json.dumps(found.index(min(found)))))
+    best = fitted(json.loads(chosen.read_text()) if method.restarts > 1 else 0, len(batches))
     write_policy(out, spec, best, data, tokenizer, train)
 
 
