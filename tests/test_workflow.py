@@ -255,7 +255,7 @@ def test_killed_at_work_the_run_continues_to_the_same_bytes(project, tmp_path):
     """
     again, scores = copy_project(tmp_path), "results/tiny/evaluations/multi_reward/dpo/seed0/rewards/manifest.json"
     command = ["snakemake", "--cores", "1", scores, "--configfile", "tests/tiny.yaml"]
-    for stage, state in ("base", "training.pt"), ("completions", "batch-*.json"), ("policies", "training.pt"):
+    for stage, state in ("base", "training.pt"), ("completions", "batch-*.json"), ("policies", "restart0/training.pt"):
         process = subprocess.Popen(
             command,
             cwd=again,
