@@ -36,7 +36,7 @@ rule all:
         targets(config, TABLES),
 
 
-# The variants of appendices B.3, E and G, and other architectures for users: 25 trainings more than `all`.
+# The variants of appendices B.3, E and G, and other architectures for users: 26 trainings more than `all`.
 rule ablations:
     input:
         targets(config, TABLES, "ablations"),

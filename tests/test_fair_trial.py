@@ -22,6 +22,7 @@ from mixdpo.paper.new_users import by_known, new_users_table
 from mixdpo.paper.page_texts import entries
 from mixdpo.paper.scores import samples, triplets_of
 from mixdpo.paper.tables import tables
+from mixdpo.run.kinds import KINDS
 
 PUBLISHED = Path(__file__).parent.parent / "mixdpo/paper/published"
 TASTES = ["helpfulness", "honesty", "truthfulness", "instruction_following"]
@@ -263,11 +264,17 @@ def test_files_of_users(tmp_path, runtime, users, name):
     write(tmp_path, runtime, name, {key.replace(":", ":multi_user/"): path for key, path in users.items()})
 
 
-def write(out: Path, runtime, name: str, artifacts: dict[str, Path]) -> None:
-    drawn = "title" in form(name) and form(name)["kind"] in ("annotators", "frontier_map", "new_users_curve")
+def write(folder: Path, runtime, name: str, artifacts: dict[str, Path]) -> None:
+    """All files of a table or figure, which are the same bytes twice."""
+    drawn = KINDS[form(name)["kind"]].figure
     make, suffixes = (figures, ("png", "pdf", "csv")) if drawn else (tables, ("csv", "json", "md", "tex"))
-    make(out, {"table": name}, runtime=runtime, resume=out, published=PUBLISHED / f"{name}.yaml", **artifacts)
-    assert all((out / f"{name}.{suffix}").stat().st_size for suffix in suffixes)
+    written = []
+    for out in (folder / "first", folder / "second"):
+        out.mkdir()
+        make(out, {"table": name}, runtime=runtime, resume=out, published=PUBLISHED / f"{name}.yaml", **artifacts)
+        written.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert set(written[0]) == {f"{name}.{suffix}" for suffix in suffixes} and all(written[0].values())
+    assert written[0] == written[1]
 
 
 def test_means_over_seeds_are_the_tables(trial):

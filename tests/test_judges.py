@@ -161,7 +161,11 @@ def test_back_off_doubles_and_honours_retry_after(endpoint, section):
 
 @pytest.mark.parametrize("status", [401, 404])
 def test_a_refusal_is_one_line_at_once(endpoint, section, status):
-    endpoint.script = lambda prompt, number: says("A") if number == 1 else (status, {}, "not\n you")
+    def script(prompt: str, number: int) -> str | tuple:
+        time.sleep(0.5 * (number > 2))  # so that a busy machine notices the refusal
+        return says("A") if number == 1 else (status, {}, "not\n you")
+
+    endpoint.script = script
     with pytest.raises(UserError, match=f"{endpoint.url}.*status {status}: not you") as caught:
         ask(section, *MANY)
     assert "\n" not in str(caught.value)

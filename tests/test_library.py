@@ -127,7 +127,7 @@ def test_users_adapters_and_tensorboard(folder, model_folder, monkeypatch, capsy
     )
     spec = json.loads(Path("mine/policy/manifest.json").read_text())["spec"]
     assert spec["optimiser"]["gate_learning_rate"] == 0.01 and spec["optimiser"]["accumulate"] == 2
-    assert spec["weights"]["perturbation"] == 1 and spec["experts"]["perturbation"] == 0.02
+    assert spec["posterior"]["unit"] == "user" and spec["experts"]["perturbation"] == 0.02
     shape = json.loads(Path("mine/policy/model/policy.json").read_text())
     assert shape["adapters"] == ["expert0", "expert1"] and shape["users"] == ["anna", "ben"]
     curve = pd.read_csv("mine/policy/curve.csv")

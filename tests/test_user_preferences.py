@@ -9,6 +9,7 @@ from mixdpo.errors import UserError
 from mixdpo.stages.assets.embedded_feedback import embedded_feedback
 from mixdpo.stages.preferences import compare
 from mixdpo.stages.user_preferences import by_users, unseen_users_of, user_preferences, users_of
+from mixdpo.world.feedback import ASPECTS
 
 SPLITS = ("train", "validation", "test", "support")
 SPEC = {
@@ -29,7 +30,7 @@ SPEC = {
 @pytest.fixture(scope="module")
 def feedback_folder(tmp_path_factory, runtime) -> Path:
     folder = tmp_path_factory.mktemp("feedback")
-    spec = {"instructions": 90, "responses": 4, "test": 30, "seed": 5, "template": "{instruction}"}
+    spec = {"instructions": 90, "responses": 4, "test": 30, "seed": 5, "template": "{instruction}", "aspects": ASPECTS}
     embedded_feedback(folder, spec, runtime=runtime, resume=folder)
     return folder
 
