@@ -9,9 +9,9 @@ from mixdpo.method.settings import Method
 
 NAMES = "dpo", "mix", "moe"
 ARCHITECTURES = "heads", "models", "adapters"
-USER_GATE = {"posterior": {"unit": "user"}, "optimiser": {"gate_learning_rate": 3.0e-3}}
+USER_GATE = {"posterior": {"unit": "user"}, "restarts": 4, "optimiser": {"gate_learning_rate": 3.0e-3}}
 """With a gate that sees users: one responsibility for all comparisons of a user, as in the workflow's
-user_moe_case1."""
+user_moe_case1, and several starts, since from some of them two tastes share an expert."""
 ADAPTERS = {"experts": {"perturbation": 0.02}}
 """With adapters: the noise is on every matrix and adds up, so it is smaller, as in the workflow's user_moe_adapters."""
 

@@ -225,7 +225,7 @@ class Policies(Section):
 class Evaluations(Section):
     """Sampling: one completion of each test prompt by every policy and decoding."""
 
-    prompts: Count = 800
+    prompts: Count = 600
     """Test prompts of an experiment, all different and none of them a training prompt."""
     scales: dict[Name, Annotated[tuple[Scale, ...], Distinct]] = Field(default_factory=dict)
     """Method → λ at which its experts are also sampled, each token ∝ π_k^λ π_ref^(1−λ): for rewards at equal KL. The
