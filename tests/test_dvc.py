@@ -15,7 +15,7 @@ from snakemake.utils import update_config
 from test_workflow import jobs, kill_group
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-LOCAL = "assets={reviews: {source: embedded}, classifier: {source: reviews}, pipeline: {source: embedded}}"
+LOCAL = "assets={reviews: {source: embedded}, classifier: {source: reviews}, pipeline: {source: embedded}, feedback: {source: embedded}}"  # fmt: skip
 
 
 def paths(entries: list) -> list[str]:

@@ -78,7 +78,7 @@ def test_page_says_what_the_run_is_from_its_artifacts(page):
     text = " ".join(Page(page).text.split())
     assert "2 policies (training seed 0) were trained on completions of 1,000 prompts" in text
     assert "a language model of 3 thousand weights (2 layers of width 10)" in text
-    assert "measured on 800 test prompts" in text and "on CPU" in text
+    assert "measured on 600 test prompts" in text and "on CPU" in text
     assert "Of the 2 claims of the paper, 1 is not judged and 1 is not tested." in text and "one size" in text
     assert "○ not judged one seed" in text and "its interval is over prompts alone" in text
     assert "paper: 0.610 ± 0.004" in text
@@ -140,8 +140,8 @@ def test_words_and_numbers():
     assert signed("Head 1: -0.003 ± 0.017 (-0.2 SE), 2026-01-02") == "Head 1: −0.003 ± 0.017 (−0.2 SE), 2026-01-02"
     assert listed([1]) == "1" and listed([1, 2], "or") == "1 or 2" and listed(["a", "b", "c"]) == "a, b and c"
     config = completed(shipped(ROOT))
-    assert describe(method_of(config, "dpo")) == "1 head on a frozen encoder, 3 epochs"
-    assert describe(method_of(config, "mix_case1")) == "3 heads on a frozen encoder, learned weights, 3 epochs"
+    assert describe(method_of(config, "dpo")) == "1 head on a frozen encoder, 5 epochs"
+    assert describe(method_of(config, "mix_case1")) == "3 heads on a frozen encoder, learned weights, 5 epochs"
     assert describe(method_of(config, "ablation_dpo_encoder")) == "1 model, 3 epochs"
     html = markdown("# Title\n\n## Part\n\n<script>alert(1)</script>\n\n| a |\n|---|\n| 1 |\n")
     assert "Title" not in html and "<h3>Part</h3>" in html and "<script>" not in html and '<th scope="col">' in html
