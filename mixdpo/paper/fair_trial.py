@@ -133,7 +133,9 @@ def annotators(policies: list[Path]) -> dict | None:
         units, names = pd.read_parquet(policy / "units.parquet"), named_by(triplets_of(policy, "validation"))
         experts = units[[f"l{k}" for k in range(len(names))]].to_numpy().argmax(axis=1)
         right.append(names[experts] == units["style"])
-    return as_line(right, shares=True) | {"seeds": len(right), "annotators": len(units)}
+    line = as_line(right, shares=True)
+    bounds = {"low": max(line["low"], 0.0), "high": min(line["high"], 1.0)}
+    return line | bounds | {"seeds": len(right), "annotators": len(units)}
 
 
 def experts_by_prompt(artifacts: dict[str, Path], method: str, columns: list[str], at: str = "") -> np.ndarray:
