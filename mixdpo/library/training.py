@@ -207,8 +207,9 @@ def check_paths(out: Path, **given: Any) -> None:
 
 @contextlib.contextmanager
 def events(folder: Path | str | None) -> Iterator[Callable[[dict], None]]:
-    """The function that `policies` calls with each row of its curve: it writes TensorBoard scalars to `folder`, if
-    any."""
+    """The function that `policies` calls with each row of its curve: it writes TensorBoard scalars to `folder`, if any.
+
+    With several starts, those that do not go on are written too, over the same steps."""
     if folder is None:
         yield lambda row: None
         return
