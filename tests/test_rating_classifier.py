@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import shown
 
 from mixdpo.data.feedback import columns
 from mixdpo.data.statistics import mean_and_se
@@ -17,7 +18,6 @@ from mixdpo.run.settings import completed
 from mixdpo.run.yaml import shipped
 from mixdpo.stages.judgements import judgements
 from mixdpo.stages.rating_classifier import jackknife, marks, rating_classifier, scores, validity
-from tests.conftest import shown
 
 ASPECTS = ["clarity", "politeness"]
 CLEAR, POLITE = ["yes", "no", "never"], ["please", "thanks", "kindly"]
